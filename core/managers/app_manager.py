@@ -1,0 +1,231 @@
+"""AppManager: starts the managers in their fixed order, mounts the modules' routes, and stops everything in reverse."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from flask import Flask
+from jinja2 import ChoiceLoader, FileSystemLoader
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from core.managers.base import BootError, Manager
+from core.managers.database_manager import DatabaseManager
+from core.managers.encryption_manager import EncryptionManager
+from core.managers.hooks_manager import HooksManager
+from core.managers.jwt_manager import JWTManager
+from core.managers.module_manager import ModuleManager
+from core.managers.plugin_manager import PluginManager
+from core.managers.rate_limiter_manager import RateLimiterManager
+from core.managers.redis_manager import RedisManager
+from core.managers.services_manager import ServicesManager
+from core.managers.vault_manager import VaultManager
+from core.managers.websocket_manager import WebSocketManager
+from core.web.flask_app import make_flask_app
+from core.web.request_chain import RequestChain
+from core.web.system_routes import SystemRoutes
+from tools.error_handling.error_handler import ErrorHandler
+from tools.error_handling.errors import AppError
+from tools.logger.custom_logger import configure_logging, custom_log, log_exception
+from utils.clock import rfc3339, utc_now
+from utils.config.config import Config, ConfigError, load_bootstrap, load_config, load_plain
+
+# The only place where the order of the boot is written down; the stop is its reverse.
+BOOT_ORDER: tuple[type[Manager], ...] = (
+    VaultManager,
+    DatabaseManager,
+    RedisManager,
+    JWTManager,
+    EncryptionManager,
+    RateLimiterManager,
+    HooksManager,
+    ServicesManager,
+    WebSocketManager,
+    PluginManager,
+    ModuleManager,
+)
+# Without these no request can be served, so readiness asks them.
+_NEEDED = ("database", "redis")
+_HEALTH_CACHE_SECONDS = 2.0
+
+
+class AppManager:
+    """The application: its managers as attributes (`database_manager`, ...), its Flask app, its health."""
+
+    vault_manager: VaultManager
+    database_manager: DatabaseManager
+    redis_manager: RedisManager
+    jwt_manager: JWTManager
+    encryption_manager: EncryptionManager
+    rate_limiter_manager: RateLimiterManager
+    hooks_manager: HooksManager
+    services_manager: ServicesManager
+    websocket_manager: WebSocketManager
+    plugin_manager: PluginManager
+    module_manager: ModuleManager
+
+    def __init__(self) -> None:
+        self.config: Config
+        self.error_handler = ErrorHandler()
+        self.app: Flask | None = None
+        self.chain: RequestChain
+        self.draining = False
+        self._started: list[Manager] = []
+        self._health_lock = threading.Lock()
+        self._health: tuple[float, dict[str, Any]] = (float("-inf"), {})
+        for manager_class in BOOT_ORDER:
+            setattr(self, f"{manager_class.name}_manager", manager_class(self))
+
+    # Boot
+
+    def initialize(self, app: Flask | None = None) -> bool:
+        """Start everything, on `app` or on a Flask app of its own. True, or BootError after all that had started is undone."""
+        try:
+            self._load_settings(load_bootstrap)
+            configure_logging(load_plain())
+            self._boot(app)
+        except BaseException as error:
+            self.dispose()
+            raise _named(error) from error
+        return True
+
+    def run(self) -> None:
+        """Serve on HOST and PORT in this process until SIGTERM or Ctrl-C; one worker, for development."""
+        assert self.app is not None
+        self.prepare()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        custom_log("listening", address=f"http://{self.config['HOST']}:{self.config['PORT']}", mode=self.websocket_manager.mode)
+        try:
+            self.websocket_manager.socketio.run(self.app, host=self.config["HOST"], port=self.config["PORT"], allow_unsafe_werkzeug=True)
+        except KeyboardInterrupt:
+            custom_log("stopping")
+        finally:
+            self.dispose()
+
+    def prepare(self) -> None:
+        """What is done once a start, before any worker: collections, indexes, the modules' first records."""
+        for line in self.config.describe():
+            custom_log(f"setting {line}")
+        self.database_manager.prepare()
+        for module in self.module_manager.all_modules():
+            module.prepare()
+
+    def dispose(self) -> None:
+        """Stop the managers in reverse; every one is told, whatever the others do. Safe to call twice."""
+        while self._started:
+            manager = self._started.pop()
+            try:
+                manager.dispose()
+            except Exception as error:  # noqa: BLE001  one that fails must not keep the others open
+                log_exception("a manager failed to dispose", error, manager=manager.name)
+
+    # For modules and plugins, as the seeds have it
+
+    def register_template_dir(self, directory: Any) -> None:
+        """Let Jinja find templates in `directory` too."""
+        self.plugin_manager.register_template_dir(directory)
+
+    def register_hook(self, name: str, callback: Any, priority: int = 100, context: str | None = None) -> None:
+        """The hooks manager's `register_hook`."""
+        self.hooks_manager.register_hook(name, callback, priority, context)
+
+    def trigger_hook(self, name: str, data: Any = None, context: str | None = None) -> list[Any]:
+        """The hooks manager's `trigger`."""
+        return self.hooks_manager.trigger(name, data, context)
+
+    # Health
+
+    def health(self) -> dict[str, Any]:
+        """`{status, managers, modules, last_check}`; asked anew at most every two seconds, all managers at once."""
+        with self._health_lock:
+            asked_at, report = self._health
+            if time.monotonic() - asked_at >= _HEALTH_CACHE_SECONDS:
+                report = self._ask_everyone()
+                self._health = (time.monotonic(), report)
+            return report
+
+    def readiness(self) -> dict[str, Any]:
+        """`{status: ready | draining | unavailable, ...}` with the state of what no request can do without."""
+        report = self.health()
+        checks = {name: report["managers"][name]["status"] for name in _NEEDED}
+        if self.draining:
+            status = "draining"
+        else:
+            status = "ready" if all(state == "healthy" for state in checks.values()) else "unavailable"
+        return {"status": status, "checks": checks, "last_check": report["last_check"]}
+
+    def _ask_everyone(self) -> dict[str, Any]:
+        managers = list(self._started)
+        with ThreadPoolExecutor(max_workers=len(managers) or 1) as pool:
+            futures = {manager.name: pool.submit(_health_of, manager) for manager in managers}
+            answers = {name: future.result() for name, future in futures.items()}
+        modules = {m.NAME.removesuffix("_module"): self.module_manager.get_module_health(m.NAME) for m in self.module_manager.all_modules()}
+        return {"status": _overall(managers, answers), "managers": answers, "modules": modules, "last_check": rfc3339(utc_now())}
+
+    # The stages of the boot
+
+    def _boot(self, app: Flask | None) -> None:
+        total = len(BOOT_ORDER)
+        for number, manager_class in enumerate(BOOT_ORDER, start=1):
+            manager: Manager = getattr(self, f"{manager_class.name}_manager")
+            began = time.perf_counter()
+            # Listed before it starts, so that a half-started one is disposed too.
+            self._started.append(manager)
+            try:
+                started = manager.initialize()
+            except (BootError, ConfigError, AppError) as error:
+                raise BootError(f"{number:02d}/{total} {manager.name}: {error}") from error
+            if not started:
+                raise BootError(f"{number:02d}/{total} {manager.name}: did not start")
+            elapsed = (time.perf_counter() - began) * 1000
+            custom_log(f"{number:02d}/{total} {manager.name} ready {elapsed:.0f} ms")
+            if manager is self.vault_manager:
+                self._load_settings(lambda: load_config(self.vault_manager.settings()))
+                configure_logging(self.config)
+        self._mount(app if app is not None else make_flask_app(self.config))
+
+    def _load_settings(self, load: Any) -> None:
+        try:
+            self.config = load()
+        except ConfigError as error:
+            raise BootError(f"settings: {error}") from error
+
+    def _mount(self, app: Flask) -> None:
+        self.chain = RequestChain(app, self)
+        self.chain.mount(SystemRoutes(self).routes())
+        for module in self.module_manager.all_modules():
+            self.chain.mount(module.routes)
+        self.chain.mount(self.plugin_manager.routes)
+        app.jinja_loader = ChoiceLoader([FileSystemLoader(d) for d in self.plugin_manager.template_dirs])
+        self.websocket_manager.attach(app)
+        if self.config["PROXY_COUNT"]:
+            hops = self.config["PROXY_COUNT"]
+            # After Socket.IO has wrapped the app, or its requests would be seen as coming from the proxy.
+            app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+        app.extensions["app_manager"] = self
+        self.app = app
+
+
+def _named(error: BaseException) -> BaseException:
+    """What the caller of a failed boot sees: a BootError that says where it was, unless it was interrupted."""
+    if isinstance(error, Exception) and not isinstance(error, BootError):
+        log_exception("boot failed", error)
+        return BootError(f"{type(error).__name__} during the boot; server.log has the details")
+    return error
+
+
+def _health_of(manager: Manager) -> dict[str, Any]:
+    try:
+        return manager.health_check()
+    except Exception as error:  # noqa: BLE001  a broken check is a finding, not a failure of who asks
+        return {"manager": manager.name, "status": "unhealthy", "error": type(error).__name__}
+
+
+def _overall(managers: list[Manager], answers: dict[str, dict[str, Any]]) -> str:
+    states = {manager.name: (manager.critical, answers[manager.name]["status"]) for manager in managers}
+    if any(critical and status == "unhealthy" for critical, status in states.values()):
+        return "unhealthy"
+    return "healthy" if all(status == "healthy" for _, status in states.values()) else "degraded"

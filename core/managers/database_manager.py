@@ -1,0 +1,328 @@
+"""DatabaseManager: MongoDB through one pool a role, with field encryption, audit entries and transactions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pymongo
+from pymongo import MongoClient
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    ExecutionTimeout,
+    InvalidURI,
+    NetworkTimeout,
+    OperationFailure,
+    PyMongoError,
+    WTimeoutError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.results import DeleteResult, UpdateResult
+from pymongo.write_concern import WriteConcern
+
+from core.audit import audit_entry
+from core.managers.base import BootError, Manager
+from tools.error_handling.errors import OutcomeUnknown, Unavailable
+from tools.logger.custom_logger import custom_log
+from utils import deadline
+from utils.collections import apply_collections
+
+READ_WRITE, READ_ONLY, ADMIN = "read_write", "read_only", "admin"
+_CREDENTIALS = {
+    READ_WRITE: ("MONGODB_USER", "MONGODB_PASSWORD"),
+    READ_ONLY: ("MONGODB_ANALYTICS_USER", "MONGODB_ANALYTICS_PASSWORD"),
+    ADMIN: ("MONGODB_ADMIN_USER", "MONGODB_ADMIN_PASSWORD"),
+}
+_SMALL_POOL = 4
+_AUTHENTICATION_FAILED = 18
+_AWAY = (ConnectionFailure, ExecutionTimeout, NetworkTimeout, WTimeoutError)
+_CACHE_SECONDS = 300
+
+Document = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FieldRules:
+    """How a collection's fields are stored: `lookup` deterministic (searchable), `sealed` randomised."""
+
+    lookup: tuple[str, ...] = ()
+    sealed: tuple[str, ...] = ()
+
+
+class DatabaseManager(Manager):
+    """The only door to MongoDB. Driver errors leave it as Unavailable or OutcomeUnknown, never with the driver's text."""
+
+    name = "database"
+
+    def initialize(self) -> bool:
+        self._rules: dict[str, FieldRules] = {}
+        self._clients: dict[str, MongoClient[Document]] = {}
+        for role in _CREDENTIALS:
+            self._clients[role] = self._connect(role)
+        for role in (READ_WRITE, ADMIN, READ_ONLY):
+            self._refuse_unusable(role)
+        self.initialized = True
+        return True
+
+    def prepare(self) -> None:
+        """Make the collections and indexes that the product declares; done once a start, not in every worker."""
+        with self._errors():
+            apply_collections(self._database(ADMIN))
+
+    # Declarations
+
+    def declare_fields(self, collection: str, rules: FieldRules) -> None:
+        """Say once how `collection`'s fields are encrypted; the operations below then do it."""
+        self._rules[collection] = rules
+
+    def encrypt_for(self, collection: str, document_id: str, fields: Mapping[str, Any]) -> Document:
+        """`fields` of one document as they are stored, for an update's `$set`."""
+        stored = self._encrypt(collection, {**fields, "_id": document_id})
+        return {name: value for name, value in stored.items() if name != "_id"}
+
+    # Operations
+
+    def insert_one(self, collection: str, document: Document, session: ClientSession | None = None) -> str:
+        """Insert `document` (which carries its `_id`) with an audit entry; returns the `_id`."""
+        return self.insert_many(collection, [document], session)[0]
+
+    def insert_many(self, collection: str, documents: Sequence[Document], session: ClientSession | None = None) -> list[str]:
+        """Insert `documents`, all or none, with an audit entry each; returns their `_id`s."""
+        stored = [self._encrypt(collection, document) for document in documents]
+
+        def work(active: ClientSession) -> None:
+            self.collection(collection).insert_many(stored, session=active)
+            self._audit("insert", collection, [document["_id"] for document in stored], active)
+
+        self._in_transaction(work, session)
+        return [document["_id"] for document in stored]
+
+    def find_one(
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        *,
+        role: str = READ_WRITE,
+        projection: Sequence[str] | None = None,
+        session: ClientSession | None = None,
+    ) -> Document | None:
+        """The document that `query` names, decrypted, or None. Look-up fields in `query` are given in plain."""
+        with self._errors():
+            found = self.collection(collection, role).find_one(self._encrypt_query(collection, query), projection, session=session)
+        return None if found is None else self._decrypt(collection, found)
+
+    def find_many(
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        *,
+        limit: int,
+        sort: Sequence[tuple[str, int]] = (("_id", 1),),
+        role: str = READ_WRITE,
+        projection: Sequence[str] | None = None,
+    ) -> list[Document]:
+        """Up to `limit` documents, sorted and decrypted."""
+        with self._errors():
+            cursor = self.collection(collection, role).find(self._encrypt_query(collection, query), projection)
+            found = list(cursor.sort(list(sort)).limit(limit))
+        return [self._decrypt(collection, document) for document in found]
+
+    def update_one(
+        self, collection: str, query: Mapping[str, Any], update: Mapping[str, Any], session: ClientSession | None = None
+    ) -> UpdateResult:
+        """Update one document and write its audit entry, both or neither."""
+        return self._update("update_one", collection, query, update, session)
+
+    def update_many(
+        self, collection: str, query: Mapping[str, Any], update: Mapping[str, Any], session: ClientSession | None = None
+    ) -> UpdateResult:
+        """Update all documents that `query` names, with one audit entry."""
+        return self._update("update_many", collection, query, update, session)
+
+    def delete_one(self, collection: str, query: Mapping[str, Any]) -> DeleteResult:
+        """Delete one document, as the admin role, with its audit entry."""
+        return self._delete("delete_one", collection, query)
+
+    def delete_many(self, collection: str, query: Mapping[str, Any]) -> DeleteResult:
+        """Delete all documents that `query` names, as the admin role, with one audit entry."""
+        return self._delete("delete_many", collection, query)
+
+    def get_cached_query(self, query_key: str, query_func: Callable[[], Any], ttl: int = _CACHE_SECONDS) -> Any:
+        """The result of `query_func`, kept in Redis under `query_key` for `ttl` seconds."""
+        redis = self.app_manager.redis_manager
+        cached = redis.get(query_key)
+        if cached is None:
+            cached = query_func()
+            redis.set(query_key, cached, ttl=ttl)
+        return cached
+
+    # Below the operations
+
+    def collection(self, name: str, role: str = READ_WRITE) -> Collection[Document]:
+        """The driver's collection, for repositories that write in bulk; use it inside `reading` or `transaction`."""
+        return self._database(role)[name]
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around reads with `collection`: the request's deadline, and our errors instead of the driver's."""
+        with self._errors():
+            yield
+
+    def transaction(self, work: Callable[[ClientSession], T], role: str = READ_WRITE) -> T:
+        """Run `work` in a transaction (snapshot, majority, journaled); it may run several times, so it only touches data.
+
+        Raises Unavailable when nothing was changed, OutcomeUnknown when the commit's answer was lost.
+        """
+        with self._errors(), self._clients[role].start_session() as session:
+            return session.with_transaction(work, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority", j=True))
+
+    def check(self) -> tuple[str, dict[str, Any]]:
+        started = time.perf_counter()
+        try:
+            with pymongo.timeout(deadline.remaining(1.0)):
+                self._clients[READ_WRITE].admin.command("ping")
+                hello = self._clients[READ_WRITE].admin.command("hello")
+        except PyMongoError:
+            return "unhealthy", {"connection": "failed"}
+        latency = round((time.perf_counter() - started) * 1000, 2)
+        writable = bool(hello.get("isWritablePrimary"))
+        return ("healthy" if writable else "unhealthy"), {"connection": "ok", "latency_ms": latency, "writable": writable}
+
+    def dispose(self) -> None:
+        for client in getattr(self, "_clients", {}).values():
+            client.close()
+        self._clients = {}
+        self.initialized = False
+
+    def _database(self, role: str) -> Database[Document]:
+        return self._clients[role][self.app_manager.config["MONGODB_DATABASE"]]
+
+    def _connect(self, role: str) -> MongoClient[Document]:
+        config = self.app_manager.config
+        user, password = _CREDENTIALS[role]
+        timeout_ms = int(config["MONGODB_TIMEOUT"] * 1000)
+        try:
+            return MongoClient(
+                config["MONGODB_URI"],
+                username=config[user],
+                password=config[password],
+                appname=f"credit-system-{role}",
+                tz_aware=True,
+                w="majority",
+                journal=True,
+                readConcernLevel="majority",
+                serverSelectionTimeoutMS=timeout_ms,
+                connectTimeoutMS=timeout_ms,
+                timeoutMS=int(config["REQUEST_TIMEOUT"] * 1000),
+                maxPoolSize=config["MONGODB_POOL_SIZE"] if role == READ_WRITE else _SMALL_POOL,
+            )
+        except (ConfigurationError, InvalidURI, ValueError) as error:
+            raise BootError("MONGODB_URI cannot be used: it must be a mongodb:// address without credentials") from error
+
+    def _refuse_unusable(self, role: str) -> None:
+        """Boot only on a replica set without arbiters that knows our three users."""
+        client = self._clients[role]
+        place = ",".join(self.app_manager.config["MONGODB_URI"].split("//")[-1].split("/")[0].rsplit("@", 1)[-1].split(","))
+        try:
+            with pymongo.timeout(self.app_manager.config["MONGODB_TIMEOUT"] + 1):
+                hello = client.admin.command("hello")
+                client[self.app_manager.config["MONGODB_DATABASE"]].command("ping")
+        except OperationFailure as error:
+            if error.code == _AUTHENTICATION_FAILED:
+                raise BootError(f"mongodb at {place}: log-in refused ({_CREDENTIALS[role][0].lower()} and its password)") from error
+            raise BootError(f"mongodb at {place}: {type(error).__name__}") from error
+        except PyMongoError as error:
+            raise BootError(f"mongodb at {place}: not reachable") from error
+        if "setName" not in hello:
+            raise BootError(f"mongodb at {place}: not a replica set, so it has no transactions")
+        if hello.get("arbiters"):
+            raise BootError(f"mongodb at {place}: has an arbiter, with which acknowledged writes can be lost")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """One seam: the time that the request has left, and typed errors instead of the driver's."""
+        try:
+            with pymongo.timeout(deadline.remaining(self.app_manager.config["REQUEST_TIMEOUT"])):
+                yield
+        except PyMongoError as error:
+            translated = translate(error)
+            if translated is None:
+                raise
+            custom_log("mongodb call failed", level="WARNING", error=type(error).__name__, code=translated.code)
+            raise translated from error
+
+    def _in_transaction(self, work: Callable[[ClientSession], Any], session: ClientSession | None, role: str = READ_WRITE) -> Any:
+        """`work` in the caller's transaction when there is one, else in one of its own."""
+        return work(session) if session is not None else self.transaction(work, role)
+
+    def _update(
+        self, method: str, collection: str, query: Mapping[str, Any], update: Mapping[str, Any], session: ClientSession | None
+    ) -> UpdateResult:
+        stored_query = self._encrypt_query(collection, query)
+
+        def work(active: ClientSession) -> UpdateResult:
+            result: UpdateResult = getattr(self.collection(collection), method)(stored_query, update, session=active)
+            if result.matched_count:
+                self._audit("update", collection, [query.get("_id")], active)
+            return result
+
+        result: UpdateResult = self._in_transaction(work, session)
+        return result
+
+    def _delete(self, method: str, collection: str, query: Mapping[str, Any]) -> DeleteResult:
+        stored_query = self._encrypt_query(collection, query)
+
+        def work(session: ClientSession) -> DeleteResult:
+            result: DeleteResult = getattr(self.collection(collection, ADMIN), method)(stored_query, session=session)
+            if result.deleted_count:
+                self._audit("delete", collection, [query.get("_id")], session, ADMIN)
+            return result
+
+        return self.transaction(work, ADMIN)
+
+    def _audit(self, action: str, collection: str, targets: Sequence[Any], session: ClientSession, role: str = READ_WRITE) -> None:
+        rows = [audit_entry(f"{collection}.{action}", target if isinstance(target, str) else None) for target in targets]
+        self.collection("audit_logs", role).insert_many(rows, session=session)
+
+    def _encrypt(self, collection: str, document: Document) -> Document:
+        rules = self._rules.get(collection)
+        if rules is None:
+            return document
+        encryption = self.app_manager.encryption_manager
+        sealed = encryption.encrypt_fields(document, rules.sealed, f"{collection}/{document['_id']}")
+        lookups = {f: encryption.encrypt_lookup(document[f], f"{collection}.{f}") for f in rules.lookup if document.get(f) is not None}
+        return {**sealed, **lookups}
+
+    def _encrypt_query(self, collection: str, query: Mapping[str, Any]) -> dict[str, Any]:
+        rules = self._rules.get(collection)
+        if rules is None:
+            return dict(query)
+        encryption = self.app_manager.encryption_manager
+        candidates = {f: {"$in": encryption.lookup_candidates(query[f], f"{collection}.{f}")} for f in rules.lookup if f in query}
+        return {**query, **candidates}
+
+    def _decrypt(self, collection: str, document: Document) -> Document:
+        rules = self._rules.get(collection)
+        if rules is None:
+            return document
+        encryption = self.app_manager.encryption_manager
+        opened = encryption.decrypt_fields(document, rules.sealed, f"{collection}/{document['_id']}")
+        lookups = {f: encryption.decrypt_lookup(document[f], f"{collection}.{f}") for f in rules.lookup if document.get(f) is not None}
+        return {**opened, **lookups}
+
+
+def translate(error: PyMongoError) -> Unavailable | None:
+    """What a client is told about the driver's `error`; None when it is a fault of ours."""
+    if error.has_error_label("UnknownTransactionCommitResult"):
+        return OutcomeUnknown("It is not known whether this took effect; retry with the same Idempotency-Key.")
+    if isinstance(error, _AWAY) or error.timeout or error.has_error_label("TransientTransactionError"):
+        return Unavailable("The database does not answer.", retry_after=1)
+    return None

@@ -1,0 +1,183 @@
+"""JWTManager: access and refresh tokens, each with its own key and type, bound to a session and a client fingerprint."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from core.managers.base import Manager
+from tools.error_handling.errors import AppError, Unauthenticated, Unavailable
+from utils.clock import utc_now
+from utils.ids import new_id
+from utils.keys import stretch
+
+ACCESS, REFRESH = "access", "refresh"
+_ALGORITHM = "HS256"
+_HEADER_TYPES = {ACCESS: "at+jwt", REFRESH: "rt+jwt"}
+_REQUIRED = ["sub", "sid", "jti", "iat", "nbf", "exp", "iss", "aud", "typ", "role", "fpt"]
+_LEEWAY_SECONDS = 30
+# How long a session counts as active without asking the record again.
+_FLAG_SECONDS = 60
+_REVOKE = "for _, key in ipairs(KEYS) do redis.call('SET', key, '0', 'EX', ARGV[1]) end"
+_FLAG_ACTIVE = "redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1])"
+_UNUSABLE = "The token is not valid."
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """What a log-in hands out; `refresh_jti` is what the session remembers of the refresh token."""
+
+    session_id: str
+    access_token: str
+    refresh_token: str
+    refresh_jti: str
+    expires_in: int
+
+
+class JWTManager(Manager):
+    """Makes and checks tokens. Whether a session still lives is asked where the request is let in, not here."""
+
+    name = "jwt"
+
+    def initialize(self) -> bool:
+        config = self.app_manager.config
+        master = stretch(config["JWT_SECRET"], "credit-system/jwt")
+        self._keys = {kind: _derive(master, kind) for kind in _HEADER_TYPES}
+        self._key_id = hashlib.sha256(master).hexdigest()[:8]
+        self._ttl = {ACCESS: config["JWT_ACCESS_TTL"], REFRESH: config["JWT_REFRESH_TTL"]}
+        self._issuer, self._audience = config["JWT_ISSUER"], config["JWT_AUDIENCE"]
+        self._codec = jwt.PyJWT(options={"enforce_minimum_key_length": True})
+        self.initialized = True
+        return True
+
+    def generate_token(
+        self, user_id: str, role: str = "user", *, session_id: str | None = None, fingerprint: str = "", kind: str = ACCESS
+    ) -> str:
+        """A signed token of `kind` for `user_id`; `fingerprint` is what `fingerprint_of` made of the client's value."""
+        return self._sign(kind, self._claims(kind, user_id, role, session_id or new_id("s"), fingerprint))
+
+    def generate_pair(self, user_id: str, role: str, session_id: str, fingerprint: str = "") -> TokenPair:
+        """A fresh access and refresh token of one session."""
+        refresh = self._claims(REFRESH, user_id, role, session_id, fingerprint)
+        return TokenPair(
+            session_id=session_id,
+            access_token=self.generate_token(user_id, role, session_id=session_id, fingerprint=fingerprint),
+            refresh_token=self._sign(REFRESH, refresh),
+            refresh_jti=refresh["jti"],
+            expires_in=self._ttl[ACCESS],
+        )
+
+    def validate_token(self, token: str, kind: str = ACCESS, *, fingerprint: str | None = None) -> dict[str, Any]:
+        """The claims of `token`; raises Unauthenticated when anything about it is wrong.
+
+        `fingerprint`: of the client that sends it; None skips the check (callers that have no client at hand).
+        """
+        try:
+            decoded = self._codec.decode_complete(
+                token,
+                self._keys[kind],
+                algorithms=[_ALGORITHM],
+                issuer=self._issuer,
+                audience=self._audience,
+                leeway=_LEEWAY_SECONDS,
+                options={"require": _REQUIRED, "strict_aud": True},
+            )
+        except jwt.ExpiredSignatureError as error:
+            raise Unauthenticated("The token has expired.", code="token-expired") from error
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+            raise Unauthenticated(_UNUSABLE, code="token-invalid") from error
+        claims: dict[str, Any] = decoded["payload"]
+        if decoded["header"].get("typ") != _HEADER_TYPES[kind] or claims["typ"] != kind:
+            raise Unauthenticated(_UNUSABLE, code="token-invalid")
+        if fingerprint is not None and claims["fpt"] and not hmac.compare_digest(claims["fpt"], fingerprint):
+            raise Unauthenticated("The token belongs to another client.", code="token-invalid")
+        return claims
+
+    def is_token_valid(self, token: str, kind: str = ACCESS) -> bool:
+        """Whether `validate_token` would accept it."""
+        try:
+            self.validate_token(token, kind)
+        except AppError:
+            return False
+        return True
+
+    # Sessions: MongoDB is the record of what is revoked, a flag in Redis answers the usual case
+
+    def session_key(self, session_id: str) -> str:
+        """The name of the session's flag in Redis: `1` while it is known to be active, `0` once it is revoked."""
+        return f"session:{session_id}"
+
+    def is_session_active(self, session_id: str) -> bool:
+        """Ask the record, and leave a flag for the next requests. Works while Redis is away."""
+        query = {"_id": session_id, "revoked_at": None, "expires_at": {"$gt": utc_now()}}
+        active = self.app_manager.database_manager.find_one("user_sessions", query, projection=("_id",)) is not None
+        if active:
+            self._leave_flag(session_id)
+        return active
+
+    def revoke_session(self, session_id: str) -> None:
+        """End a session for ever: first in the record, then in Redis. Unavailable means: try again."""
+        self.revoke_sessions([session_id])
+
+    def revoke_sessions(self, session_ids: Sequence[str]) -> None:
+        """End several sessions; every one of their tokens fails from now on."""
+        query = {"_id": {"$in": list(session_ids)}, "revoked_at": None}
+        self.app_manager.database_manager.update_many("user_sessions", query, {"$set": {"revoked_at": utc_now()}})
+        keys = [self.session_key(session_id) for session_id in session_ids]
+        if keys:
+            self.app_manager.redis_manager.run_script(_REVOKE, keys, [self._ttl[ACCESS] + 2 * _LEEWAY_SECONDS])
+            self.app_manager.hooks_manager.trigger("session_revoked", list(session_ids))
+
+    def _leave_flag(self, session_id: str) -> None:
+        try:
+            # Only where there is none: a revocation that came in between must not be overwritten.
+            self.app_manager.redis_manager.run_script(_FLAG_ACTIVE, [self.session_key(session_id)], [_FLAG_SECONDS])
+        except Unavailable:
+            return
+
+    def check(self) -> tuple[str, dict[str, Any]]:
+        return "healthy", {"algorithm": _ALGORITHM, "key_id": self._key_id}
+
+    def dispose(self) -> None:
+        self._keys = {}
+        self.initialized = False
+
+    def _claims(self, kind: str, user_id: str, role: str, session_id: str, fingerprint: str) -> dict[str, Any]:
+        now = int(time.time())
+        return {
+            "sub": user_id,
+            "sid": session_id,
+            "jti": new_id("t"),
+            "iat": now,
+            "nbf": now,
+            "exp": now + self._ttl[kind],
+            "iss": self._issuer,
+            "aud": self._audience,
+            "typ": kind,
+            "role": role,
+            "fpt": fingerprint,
+        }
+
+    def _sign(self, kind: str, claims: dict[str, Any]) -> str:
+        headers = {"typ": _HEADER_TYPES[kind], "kid": self._key_id}
+        return self._codec.encode(claims, self._keys[kind], algorithm=_ALGORITHM, headers=headers)
+
+
+def fingerprint_of(value: str | None) -> str:
+    """What goes into `fpt` for a client's fingerprint value: its SHA-256; empty when the client sends none."""
+    if not value:
+        return ""
+    return base64.urlsafe_b64encode(hashlib.sha256(value.encode()).digest()).decode().rstrip("=")
+
+
+def _derive(master: bytes, kind: str) -> bytes:
+    return HKDF(hashes.SHA256(), 32, salt=None, info=f"jwt:{kind}".encode()).derive(master)

@@ -1,0 +1,358 @@
+"""RateLimiterManager: fixed windows by address, user and API key, violations, and bans that grow; one round trip a request."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from pymongo.client_session import ClientSession
+
+from core import metrics
+from core.audit import audit_entry
+from core.managers.base import BootError, Manager
+from tools.error_handling.errors import Banned, RateLimited, Unavailable
+from tools.logger.custom_logger import custom_log
+from utils.clock import utc_now
+
+IDENTIFIER_TYPES = ("ip", "user", "api_key")
+# Policies whose requests cost much or move money: while Redis is away they fail closed after a small allowance.
+_SENSITIVE = ("auth", "money")
+_EPOCH_KEY = "ratelimit:epoch"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """`quota` requests in each window of `seconds`, counted for identifiers of `type`."""
+
+    name: str
+    type: str
+    quota: int
+    seconds: int
+
+
+@dataclass(frozen=True)
+class Identifier:
+    """Whom a request is counted for. `id` is plain here and becomes a keyed hash in every name."""
+
+    type: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a policy stands after this request."""
+
+    policy: Policy
+    remaining: int
+    reset: int
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What letting a request in told: the tightest standing, and the session's flag (None: not known to Redis)."""
+
+    standing: Standing | None
+    session_active: bool | None
+
+
+class RateLimiterManager(Manager):
+    """Lets requests in or refuses them with RateLimited, Banned or (Redis away) Unavailable."""
+
+    name = "rate_limiter"
+
+    def initialize(self) -> bool:
+        config = self.app_manager.config
+        scale = config["RATE_LIMIT_SCALE"]
+        self._policies = {
+            "ip": _policy("ip", "ip", config["RATE_LIMIT_IP"], scale),
+            "user": _policy("user", "user", config["RATE_LIMIT_USER"], scale),
+            "auth": _policy("auth", "ip", config["RATE_LIMIT_AUTH"], scale),
+            "money": _policy("money", "user", config["RATE_LIMIT_MONEY"], scale),
+        }
+        self._ban_args = [config[key] for key in ("BAN_THRESHOLD", "VIOLATION_TTL", "BAN_SECONDS", "BAN_MAX_SECONDS")]
+        self._local = _LocalWindows(config["RATE_LIMIT_DEGRADED_SHARE"])
+        self._redis = self.app_manager.redis_manager
+        self.initialized = True
+        return True
+
+    # For the request path
+
+    def check_rate_limit(self, identifiers: Sequence[Identifier], policy: str | None = None, session_id: str | None = None) -> Admission:
+        """Count this request for all its `identifiers`, under their own policies and the route's.
+
+        Raises Banned, RateLimited, or Unavailable for a sensitive policy while Redis is away. The answer also says
+        what Redis knows about `session_id`, so that one round trip settles both.
+        """
+        checks = self._checks(identifiers, policy)
+        try:
+            return self._check_in_redis(identifiers, checks, session_id)
+        except Unavailable:
+            metrics.RATE_LIMIT_DECISIONS.labels("degraded").inc()
+            return self._check_locally(identifiers, checks)
+
+    def is_request_allowed(self, user_id: str, endpoint: str = "") -> bool:
+        """Whether `user_id` has requests left in the current window; counts nothing."""
+        limits = self.get_limits("user", user_id)
+        return limits["banned_for"] == 0 and all(entry["remaining"] > 0 for entry in limits["policies"] if entry["policy"] == "user")
+
+    def record_request(self, user_id: str, endpoint: str = "") -> None:
+        """Count one request of `user_id`; a refusal is not raised but shows in the next `is_request_allowed`."""
+        try:
+            self.check_rate_limit([Identifier("user", user_id)])
+        except (RateLimited, Banned):
+            return
+
+    # For operators
+
+    def is_banned(self, kind: str, identifier: str) -> bool:
+        """Whether `identifier` (of type `kind`) is banned now."""
+        return bool(self.get_limits(kind, identifier)["banned_for"] > 0)
+
+    def get_limits(self, kind: str, identifier: str) -> dict[str, Any]:
+        """`{type, policies: [{policy, quota, window, count, remaining, reset}], violations, banned_for}`, in seconds."""
+        pseudonym = self._pseudonym(Identifier(kind, identifier))
+        policies = [p for p in self._policies.values() if p.type == kind]
+        keys = [f"banned:{kind}:{pseudonym}", f"violations:{kind}:{pseudonym}", *(self._counter_prefix(pseudonym, p) for p in policies)]
+        banned_for, violations, *counts = self._redis.run_script(_READ, keys, [p.seconds for p in policies])
+        rows = []
+        for policy, (count, reset) in zip(policies, zip(counts[::2], counts[1::2], strict=True), strict=True):
+            row = {"policy": policy.name, "quota": policy.quota, "window": policy.seconds, "count": count, "reset": reset}
+            rows.append({**row, "remaining": max(0, policy.quota - count)})
+        return {"type": kind, "policies": rows, "violations": violations, "banned_for": banned_for}
+
+    def clear_limits(self, kind: str, identifier: str) -> None:
+        """Forget what `identifier` used up in its current windows, and its violations."""
+        pseudonym = self._pseudonym(Identifier(kind, identifier))
+        policies = [p for p in self._policies.values() if p.type == kind]
+        keys = [f"violations:{kind}:{pseudonym}", *(self._counter_prefix(pseudonym, p) for p in policies)]
+        self._redis.run_script(_CLEAR, keys, [p.seconds for p in policies])
+
+    def unban(self, kind: str, identifier: str) -> None:
+        """Lift the ban of `identifier`, in the record and in Redis, and forget how many it had."""
+        pseudonym = self._pseudonym(Identifier(kind, identifier))
+        query = {"_id": f"{kind}:{pseudonym}"}
+        self.app_manager.database_manager.update_one("bans", query, {"$set": {"expires_at": utc_now()}})
+        self._redis.delete(f"banned:{kind}:{pseudonym}", f"violations:{kind}:{pseudonym}", f"bans:{kind}:{pseudonym}")
+
+    def check(self) -> tuple[str, dict[str, Any]]:
+        return ("degraded" if self._redis.is_down else "healthy"), {"policies": len(self._policies)}
+
+    def dispose(self) -> None:
+        self.initialized = False
+
+    # In Redis
+
+    def _checks(self, identifiers: Sequence[Identifier], route_policy: str | None) -> list[tuple[int, Policy]]:
+        """Which policies apply: (index of the identifier, policy)."""
+        names = [identifier.type for identifier in identifiers]
+        checks = [(index, self._policies[name]) for index, name in enumerate(names) if name in self._policies]
+        if route_policy is not None and self._policies[route_policy].type in names:
+            policy = self._policies[route_policy]
+            checks.append((names.index(policy.type), policy))
+        return checks
+
+    def _check_in_redis(self, identifiers: Sequence[Identifier], checks: list[tuple[int, Policy]], session_id: str | None) -> Admission:
+        pseudonyms = [self._pseudonym(identifier) for identifier in identifiers]
+        keys = [_EPOCH_KEY, self.app_manager.jwt_manager.session_key(session_id or "")]
+        for identifier, pseudonym in zip(identifiers, pseudonyms, strict=True):
+            keys += [f"{name}:{identifier.type}:{pseudonym}" for name in ("banned", "violations", "bans")]
+        keys += [self._counter_prefix(pseudonyms[index], policy) for index, policy in checks]
+        args: list[Any] = [len(identifiers), *self._ban_args]
+        for index, policy in checks:
+            args += [index, policy.quota, policy.seconds]
+        known, flag, banned_for, new_ban, level, *counts = self._redis.run_script(_ADMIT, keys, args)
+        if not known:
+            self._restore_bans()
+        if new_ban >= 0:
+            self._record_ban(f"{identifiers[new_ban].type}:{pseudonyms[new_ban]}", level, banned_for)
+        if banned_for > 0:
+            metrics.RATE_LIMIT_DECISIONS.labels("banned").inc()
+            raise Banned("Too many violations of the rate limits.", retry_after=banned_for)
+        standings = [
+            (Standing(policy, max(0, policy.quota - count), reset), count)
+            for (_, policy), count, reset in zip(checks, counts[::2], counts[1::2], strict=True)
+        ]
+        tightest = min((s for s, _ in standings), key=lambda s: s.remaining / s.policy.quota, default=None)
+        for standing, count in standings:
+            if count > standing.policy.quota:
+                metrics.RATE_LIMIT_DECISIONS.labels("limited").inc()
+                raise _limited(standing)
+        metrics.RATE_LIMIT_DECISIONS.labels("allowed").inc()
+        return Admission(tightest, None if flag is None else flag == b"1")
+
+    def _record_ban(self, ban_id: str, level: int, seconds: int) -> None:
+        """The ban holds in Redis already; MongoDB is its record, from which a wiped Redis is filled again."""
+        expires_at = utc_now() + timedelta(seconds=seconds)
+
+        def work(session: ClientSession) -> None:
+            bans = self.app_manager.database_manager.collection("bans")
+            update = {"$set": {"expires_at": expires_at, "level": level}}
+            bans.update_one({"_id": ban_id}, update, upsert=True, session=session)
+            entry = audit_entry("bans.insert", ban_id, level=level)
+            self.app_manager.database_manager.collection("audit_logs").insert_one(entry, session=session)
+
+        metrics.BANS.inc()
+        custom_log("identifier banned", level="WARNING", ban=ban_id, seconds=seconds)
+        try:
+            self.app_manager.database_manager.transaction(work)
+        except Unavailable:
+            custom_log("a ban could not be recorded", level="ERROR", ban=ban_id)
+
+    def _restore_bans(self) -> None:
+        """Redis has lost its memory (or is new): put the bans that still run back, then mark it as filled."""
+        bans = self.app_manager.database_manager.find_many("bans", {"expires_at": {"$gt": utc_now()}}, limit=10_000)
+        keys, args = [_EPOCH_KEY], []
+        for ban in bans:
+            keys += [f"banned:{ban['_id']}", f"bans:{ban['_id']}"]
+            args += [max(1, int((ban["expires_at"] - utc_now()).total_seconds())), ban["level"]]
+        self._redis.run_script(_RESTORE, keys, args)
+        custom_log("rate limiter filled redis from the record", bans=len(bans))
+
+    # While Redis is away
+
+    def _check_locally(self, identifiers: Sequence[Identifier], checks: list[tuple[int, Policy]]) -> Admission:
+        ban_ids = [f"{identifier.type}:{self._pseudonym(identifier)}" for identifier in identifiers]
+        query = {"_id": {"$in": ban_ids}, "expires_at": {"$gt": utc_now()}}
+        ban = self.app_manager.database_manager.find_one("bans", query)
+        if ban is not None:
+            raise Banned("Too many violations of the rate limits.", retry_after=int((ban["expires_at"] - utc_now()).total_seconds()) + 1)
+        for index, policy in checks:
+            standing = self._local.count(identifiers[index], policy)
+            if standing is None:
+                continue
+            if policy.name in _SENSITIVE:
+                raise Unavailable("Our limits cannot be checked just now.", retry_after=standing.reset)
+            raise _limited(standing)
+        return Admission(None, None)
+
+    def _pseudonym(self, identifier: Identifier) -> str:
+        value = identifier.id if identifier.type != "ip" else network_of(identifier.id)
+        return self._redis.pseudonym(f"{identifier.type}:{value}")
+
+    def _counter_prefix(self, pseudonym: str, policy: Policy) -> str:
+        return f"ratelimit:{policy.type}:{pseudonym}:{policy.name}-"
+
+
+class _LocalWindows:
+    """Fixed windows in this process only, with a share of each quota."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, str, str, int], int] = {}
+
+    def count(self, identifier: Identifier, policy: Policy) -> Standing | None:
+        """Count one request; None when it fits, else how the window stands."""
+        now = int(time.time())
+        key = (identifier.type, identifier.id, policy.name, now // policy.seconds)
+        with self._lock:
+            if len(self._counts) > 50_000:
+                self._counts.clear()
+            self._counts[key] = self._counts.get(key, 0) + 1
+            if self._counts[key] <= policy.quota * self._share:
+                return None
+        return Standing(policy, 0, policy.seconds - now % policy.seconds)
+
+
+def network_of(address: str) -> str:
+    """What an address is counted as: itself, or its /64 for IPv6, of which one subscriber has as many as he likes."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    except ValueError:
+        return address
+
+
+def rate_limit_headers(standing: Standing) -> dict[str, str]:
+    """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10): seconds and requests, no identity."""
+    policy = standing.policy
+    return {
+        "RateLimit-Policy": f'"{policy.name}";q={policy.quota};w={policy.seconds}',
+        "RateLimit": f'"{policy.name}";r={standing.remaining};t={standing.reset}',
+    }
+
+
+def _limited(standing: Standing) -> RateLimited:
+    headers = {**rate_limit_headers(standing), "Retry-After": str(max(1, standing.reset))}
+    return RateLimited("Slow down.", headers=headers)
+
+
+def _policy(name: str, kind: str, text: str, scale: float) -> Policy:
+    try:
+        quota, seconds = (int(part) for part in text.split("/"))
+    except ValueError as error:
+        raise BootError(f"RATE_LIMIT_{name.upper()}: expected requests/seconds, such as 60/60") from error
+    if quota < 1 or seconds < 1:
+        raise BootError(f"RATE_LIMIT_{name.upper()}: requests and seconds must be at least 1")
+    return Policy(name, kind, max(1, int(quota * scale)), seconds)
+
+
+# One request, atomically, by the server's clock. KEYS: epoch, session flag, then (banned, violations, bans) for each
+# identifier, then a counter prefix for each check. ARGV: identifiers, ban threshold, violation ttl, ban seconds, ban
+# maximum, then (identifier, quota, window) for each check. Answer: epoch known?, session flag, seconds of a ban,
+# identifier that was banned by this request (or -1), level of that ban, then (count, reset) for each check.
+_ADMIT = """
+local now = tonumber(redis.call('TIME')[1])
+local n = tonumber(ARGV[1])
+local known = redis.call('EXISTS', KEYS[1])
+local flag = redis.call('GET', KEYS[2])
+for i = 0, n - 1 do
+  local ttl = redis.call('TTL', KEYS[3 + 3 * i])
+  if ttl > 0 then return {known, flag, ttl, -1, 0} end
+end
+local answer = {known, flag, 0, -1, 0}
+local first = 2 + 3 * n
+for c = 0, #KEYS - first - 1 do
+  local who, quota, window = tonumber(ARGV[6 + 3 * c]), tonumber(ARGV[7 + 3 * c]), tonumber(ARGV[8 + 3 * c])
+  local key = KEYS[first + 1 + c] .. math.floor(now / window)
+  local count = redis.call('INCR', key)
+  if count == 1 then redis.call('EXPIRE', key, window + 1) end
+  answer[#answer + 1] = count
+  answer[#answer + 1] = window - now % window
+  if count > quota and answer[4] < 0 then
+    local base = 3 + 3 * who
+    local violations = redis.call('INCR', KEYS[base + 1])
+    redis.call('EXPIRE', KEYS[base + 1], ARGV[3])
+    if violations > tonumber(ARGV[2]) then
+      local level = redis.call('INCR', KEYS[base + 2])
+      local seconds = math.min(tonumber(ARGV[4]) * 2 ^ (level - 1), tonumber(ARGV[5]))
+      redis.call('EXPIRE', KEYS[base + 2], ARGV[5] * 2)
+      redis.call('DEL', KEYS[base + 1])
+      redis.call('SET', KEYS[base], level, 'EX', seconds)
+      answer[3], answer[4], answer[5] = seconds, who, level
+    end
+  end
+end
+return answer
+"""
+
+_READ = """
+local now = tonumber(redis.call('TIME')[1])
+local answer = {math.max(0, redis.call('TTL', KEYS[1])), tonumber(redis.call('GET', KEYS[2]) or 0)}
+for i = 3, #KEYS do
+  local window = tonumber(ARGV[i - 2])
+  answer[#answer + 1] = tonumber(redis.call('GET', KEYS[i] .. math.floor(now / window)) or 0)
+  answer[#answer + 1] = window - now % window
+end
+return answer
+"""
+
+_CLEAR = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('DEL', KEYS[1])
+for i = 2, #KEYS do redis.call('DEL', KEYS[i] .. math.floor(now / tonumber(ARGV[i - 1]))) end
+"""
+
+_RESTORE = """
+for i = 1, #ARGV, 2 do
+  redis.call('SET', KEYS[i + 1], ARGV[i + 1], 'EX', ARGV[i])
+  redis.call('SET', KEYS[i + 2], ARGV[i + 1], 'EX', ARGV[i] * 2 + 60)
+end
+redis.call('SET', KEYS[1], '1')
+"""

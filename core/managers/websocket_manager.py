@@ -1,0 +1,355 @@
+"""WebSocketManager: Socket.IO connections of signed-in users, their rooms and messages, over all workers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import socketio
+from engineio.async_drivers import _websocket_wsgi
+from flask import Flask, request
+from flask_socketio import ConnectionRefusedError as Refused
+from flask_socketio import SocketIO, emit, join_room, leave_room
+from pydantic import BaseModel, Field, ValidationError
+
+from core import context, metrics
+from core.managers.base import Manager
+from core.managers.jwt_manager import fingerprint_of
+from core.managers.rate_limiter_manager import Identifier
+from core.web.models import Body, Text
+from core.web.routing import ADMINS, EVERYONE, Principal
+from tools.error_handling.errors import AppError, Conflict, Forbidden, RateLimited, Unauthenticated
+from tools.logger.custom_logger import custom_log, game_log
+from utils import deadline, green
+from utils.clock import rfc3339, utc_now
+from utils.ids import new_id
+
+_CHANNEL = "credit-system-sockets"
+# A worker that is killed says no goodbye: what it left in Redis ends by itself after this time.
+_LEASE_SECONDS = 15
+_RENEW_SECONDS = 5
+_USER_ROOM, _SESSION_ROOM = "user:", "session:"
+
+
+class RoomBody(Body):
+    room: Annotated[Text, Field(min_length=1, max_length=64, pattern=r"^[\w:.-]+$")]
+
+
+class MessageBody(RoomBody):
+    data: Any
+
+
+class DirectBody(Body):
+    user_id: Annotated[Text, Field(min_length=1, max_length=64)]
+    data: Any
+
+
+class BroadcastBody(Body):
+    data: Any
+
+
+@dataclass
+class Connection:
+    """One socket of this worker: who it belongs to, when its token ends, its rooms and what it may still send."""
+
+    sid: str
+    principal: Principal
+    expires_at: float
+    rooms: set[str] = field(default_factory=set)
+    budget: float = 0.0
+    refilled_at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A client event: the model of its payload, who may send it, and what is done; what that returns goes into the ack."""
+
+    name: str
+    body: type[BaseModel]
+    handler: Callable[[Connection, Any], dict[str, Any]]
+    roles: frozenset[str] = EVERYONE
+
+
+class WebSocketManager(Manager):
+    """Socket.IO is a hint channel: whatever it loses, clients read again over REST."""
+
+    name = "websocket"
+
+    def initialize(self) -> bool:
+        config = self.app_manager.config
+        self.mode = green.current_mode()
+        self._connections: dict[str, Connection] = {}
+        self._burst = 2.0 * config["SOCKET_EVENTS_PER_SECOND"]
+        self._stop = threading.Event()
+        self._keeper: threading.Thread | None = None
+        self._events: dict[str, Event] = {}
+        self.socketio = SocketIO()
+        for event in (
+            Event("join_room", RoomBody, self._join),
+            Event("leave_room", RoomBody, self._leave),
+            Event("send_message", MessageBody, self._send),
+            Event("direct_message", DirectBody, self._direct),
+            Event("broadcast", BroadcastBody, self._broadcast, ADMINS),
+        ):
+            self.register_event(event)
+        self.app_manager.hooks_manager.register_hook("session_revoked", self._end_sessions)
+        self.initialized = True
+        return True
+
+    def register_event(self, event: Event) -> None:
+        """Handle `event` of every client; raises ValueError when its name is taken."""
+        if event.name in self._events:
+            raise ValueError(f"socket event {event.name!r} is registered already")
+        self._events[event.name] = event
+        self.socketio.on_event(event.name, lambda *args: self._dispatch(event, args))
+
+    def attach(self, app: Flask) -> None:
+        """Put Socket.IO in front of `app` and start to look after its connections."""
+        config = self.app_manager.config
+        options = self.app_manager.redis_manager.connection_options()
+        queue = socketio.RedisManager(config["REDIS_URL"], channel=_CHANNEL, redis_options=options)
+        self.socketio.on_event("connect", self._connect)
+        self.socketio.on_event("disconnect", self._disconnect)
+        self.socketio.init_app(
+            app,
+            async_mode=self.mode,
+            client_manager=queue,
+            cors_allowed_origins=list(config["CORS_ORIGINS"]) or None,
+            max_http_buffer_size=config["SOCKET_MAX_BYTES"],
+            async_handlers=False,
+            always_connect=False,
+            manage_session=False,
+            cookie=None,
+        )
+        _bound_messages(config["SOCKET_MAX_BYTES"])
+        self._keeper = threading.Thread(target=self._keep, name="socket-keeper", daemon=True)
+        self._keeper.start()
+
+    def emit_to_user(self, user_id: str, event: str, data: dict[str, Any]) -> None:
+        """Send `event` to all sockets of a user, whichever worker holds them."""
+        self.socketio.emit(event, data, to=f"{_USER_ROOM}{user_id}")
+
+    def check(self) -> tuple[str, dict[str, Any]]:
+        return "healthy", {"mode": self.mode, "connections": len(self._connections)}
+
+    def drain(self) -> None:
+        """Say goodbye to every socket of this worker."""
+        for connection in list(self._connections.values()):
+            self.socketio.server.disconnect(connection.sid)
+
+    def dispose(self) -> None:
+        if self.initialized:
+            self._stop.set()
+            if self._keeper is not None:
+                self._keeper.join(timeout=2)
+        self.initialized = False
+
+    # Connections
+
+    def _connect(self, auth: Any = None) -> None:
+        """Let a socket in that brings a valid token. Flask-SocketIO calls again without `auth` after a TypeError."""
+        self._begin()
+        try:
+            if not isinstance(auth, dict) or not isinstance(auth.get("token"), str):
+                raise Unauthenticated("Connect with auth: {token}.", code="token-invalid")
+            connection = self._admit(auth["token"])
+        except AppError as error:
+            metrics.SOCKET_EVENTS.labels("connect", error.code).inc()
+            raise Refused(error.problem()) from error
+        finally:
+            deadline.clear()
+        self._connections[connection.sid] = connection
+        join_room(f"{_USER_ROOM}{connection.principal.user_id}")
+        join_room(f"{_SESSION_ROOM}{connection.principal.session_id}")
+        metrics.SOCKETS.inc()
+        metrics.SOCKET_EVENTS.labels("connect", "ok").inc()
+
+    def _admit(self, token: str) -> Connection:
+        fingerprint = fingerprint_of(request.headers.get("X-Client-Fingerprint"))
+        claims = self.app_manager.jwt_manager.validate_token(token, fingerprint=fingerprint)
+        principal = Principal(claims["sub"], claims["role"], claims["sid"])
+        who = [Identifier("ip", request.remote_addr or "unknown"), Identifier("user", principal.user_id)]
+        admission = self.app_manager.rate_limiter_manager.check_rate_limit(who, session_id=principal.session_id)
+        active = admission.session_active
+        if active is None:
+            active = self.app_manager.jwt_manager.is_session_active(principal.session_id)
+        if not active:
+            raise Unauthenticated("The session has ended.", code="session-revoked")
+        sid: str = request.sid  # type: ignore[attr-defined]
+        lease = max(1, int(claims["exp"] - time.time()))
+        self.app_manager.redis_manager.add_member(f"sockets:{principal.session_id}", sid, lease)
+        return Connection(sid, principal, claims["exp"], budget=self._burst)
+
+    def _disconnect(self, *_: Any) -> None:
+        connection = self._connections.pop(request.sid, None)  # type: ignore[attr-defined]
+        if connection is None:
+            return
+        metrics.SOCKETS.dec()
+        try:
+            redis = self.app_manager.redis_manager
+            redis.remove_member(f"sockets:{connection.principal.session_id}", connection.sid)
+            for room in connection.rooms:
+                redis.remove_member(f"room:{room}", connection.sid)
+        except AppError:
+            # The leases end by themselves.
+            custom_log("a socket's leases are left to expire", level="WARNING")
+
+    def _end_sessions(self, session_ids: list[str]) -> None:
+        """A session was revoked, here or in another worker: tell its sockets why, then close them."""
+        for session_id in session_ids:
+            self.socketio.emit("session_revoked", {"reason": "session-revoked"}, to=f"{_SESSION_ROOM}{session_id}")
+            for sid in self.app_manager.redis_manager.members(f"sockets:{session_id}"):
+                self.socketio.server.disconnect(sid)
+
+    def _keep(self) -> None:
+        """Look after this worker's sockets: end those whose token has expired, renew the leases of the others."""
+        renewed = time.monotonic()
+        while not self._stop.wait(1.0):
+            now = time.time()
+            for connection in [c for c in self._connections.values() if c.expires_at <= now]:
+                self.socketio.emit("session_revoked", {"reason": "token-expired"}, to=connection.sid)
+                self.socketio.server.disconnect(connection.sid)
+            if time.monotonic() - renewed >= _RENEW_SECONDS:
+                renewed = time.monotonic()
+                self._renew()
+
+    def _renew(self) -> None:
+        leases = [(f"room:{room}", c.sid) for c in self._connections.values() for room in c.rooms]
+        if not leases:
+            return
+        try:
+            self.app_manager.redis_manager.run_script(_RENEW, [key for key, _ in leases], [_LEASE_SECONDS, *(sid for _, sid in leases)])
+        except AppError:
+            custom_log("room leases could not be renewed", level="WARNING", rooms=len(leases))
+
+    # Events
+
+    def _dispatch(self, event: Event, args: tuple[Any, ...]) -> dict[str, Any]:
+        """Run one event; whatever goes wrong is a problem in its ack."""
+        self._begin()
+        try:
+            connection = self._connections.get(request.sid)  # type: ignore[attr-defined]
+            if connection is None:
+                raise Unauthenticated("This socket is not connected.")
+            context.actor_id.set(connection.principal.user_id)
+            self._spend(connection)
+            if connection.principal.role not in event.roles:
+                raise Forbidden("Your role may not do this.")
+            answer = event.handler(connection, _payload(event, args))
+        except Exception as error:  # noqa: BLE001  the error handler decides what a client may see of it
+            problem = self.app_manager.error_handler.handle(error, context.request_id.get())
+            metrics.SOCKET_EVENTS.labels(event.name, problem.document["code"]).inc()
+            return {"ok": False, "error": problem.document}
+        finally:
+            deadline.clear()
+        metrics.SOCKET_EVENTS.labels(event.name, "ok").inc()
+        return {"ok": True, **answer}
+
+    def _begin(self) -> None:
+        deadline.start(self.app_manager.config["REQUEST_TIMEOUT"])
+        context.request_id.set(new_id("ev"))
+
+    def _spend(self, connection: Connection) -> None:
+        """A token bucket for each socket."""
+        now = time.monotonic()
+        rate = self.app_manager.config["SOCKET_EVENTS_PER_SECOND"]
+        connection.budget = min(self._burst, connection.budget + (now - connection.refilled_at) * rate)
+        connection.refilled_at = now
+        if connection.budget < 1:
+            raise RateLimited("Too many events.", retry_after=1)
+        connection.budget -= 1
+
+    def _join(self, connection: Connection, body: RoomBody) -> dict[str, Any]:
+        _refuse_foreign(body.room, connection.principal)
+        limit = self.app_manager.config["ROOM_MAX_MEMBERS"]
+        size = self.app_manager.redis_manager.run_script(_JOIN, [f"room:{body.room}"], [connection.sid, _LEASE_SECONDS, limit])
+        if size < 0:
+            raise Conflict("The room is full.", code="room-full", limit=limit)
+        join_room(body.room)
+        connection.rooms.add(body.room)
+        emit("room_joined", {"room": body.room, "size": size})
+        game_log("room joined", room=body.room, user_id=connection.principal.user_id)
+        return {"room": body.room, "size": size}
+
+    def _leave(self, connection: Connection, body: RoomBody) -> dict[str, Any]:
+        _refuse_foreign(body.room, connection.principal)
+        self.app_manager.redis_manager.remove_member(f"room:{body.room}", connection.sid)
+        leave_room(body.room)
+        connection.rooms.discard(body.room)
+        emit("room_left", {"room": body.room})
+        return {"room": body.room}
+
+    def _send(self, connection: Connection, body: MessageBody) -> dict[str, Any]:
+        if body.room not in connection.rooms:
+            raise Forbidden("Join the room first.")
+        message = {"room": body.room, **_message(connection, body.data)}
+        emit("message", message, to=body.room)
+        return {"at": message["at"]}
+
+    def _direct(self, connection: Connection, body: DirectBody) -> dict[str, Any]:
+        message = {"room": None, **_message(connection, body.data)}
+        self.emit_to_user(body.user_id, "message", message)
+        return {"at": message["at"]}
+
+    def _broadcast(self, connection: Connection, body: BroadcastBody) -> dict[str, Any]:
+        message = {"room": None, **_message(connection, body.data)}
+        self.socketio.emit("message", message)
+        return {"at": message["at"]}
+
+
+def _message(connection: Connection, data: Any) -> dict[str, Any]:
+    return {"from": connection.principal.user_id, "data": data, "at": rfc3339(utc_now())}
+
+
+def _payload(event: Event, args: tuple[Any, ...]) -> BaseModel:
+    try:
+        return event.body.model_validate(args[0] if len(args) == 1 else None)
+    except ValidationError as error:
+        custom_log("socket event refused", level="DEBUG", event=event.name)
+        raise error from None
+
+
+def _refuse_foreign(room: str, principal: Principal) -> None:
+    """Rooms of users and sessions belong to them; the server puts their sockets there by itself."""
+    if room.startswith((_USER_ROOM, _SESSION_ROOM)):
+        raise Forbidden("This room is not open to join or leave.")
+
+
+def _bound_messages(max_bytes: int) -> None:
+    """The gevent and threading drivers assemble a message of any size first; make theirs refuse what is too large."""
+    original = _websocket_wsgi.SimpleWebSocketWSGI.__init__
+    if getattr(original, "bounded", False):
+        return
+
+    def bounded(self: Any, handler: Any, server: Any, **options: Any) -> None:
+        original(self, handler, server, **{"max_message_size": max_bytes, **options})
+
+    bounded.bounded = True  # type: ignore[attr-defined]
+    _websocket_wsgi.SimpleWebSocketWSGI.__init__ = bounded
+
+
+# Check and join in one step, so that two who race for the last place cannot both get it. ARGV: member, lease, limit.
+_JOIN = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+local size = redis.call('ZCARD', KEYS[1])
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+  if size >= tonumber(ARGV[3]) then return -1 end
+  size = size + 1
+end
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return size
+"""
+
+# Renew many leases in one round trip. ARGV: lease, then one member for each key.
+_RENEW = """
+local now = tonumber(redis.call('TIME')[1])
+for i, key in ipairs(KEYS) do
+  redis.call('ZADD', key, now + tonumber(ARGV[1]), ARGV[i + 1])
+  redis.call('EXPIRE', key, ARGV[1])
+end
+"""

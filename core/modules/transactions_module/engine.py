@@ -1,0 +1,162 @@
+"""The posting engine: money verbs that arrive together are decided together and written in one transaction.
+
+Group commit, as write-ahead logs do it (DeWitt et al., "Implementation Techniques for Main Memory Database Systems",
+SIGMOD 1984): while one commit is on its way the next verbs gather, so the batch grows with the load by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Protocol
+
+from core import metrics
+from core.modules.transactions_module.commands import Command, Outcome, Snapshot, Verdict, decide
+from tools.error_handling.errors import AppError, OutcomeUnknown, Unavailable
+from tools.logger.custom_logger import custom_log, log_exception
+from utils import deadline
+from utils.clock import utc_now
+
+Decide = Callable[[Snapshot], Outcome]
+
+
+class LedgerStore(Protocol):
+    """Where the engine writes. `commit` reads, calls `decide` (perhaps several times) and writes, all in one transaction."""
+
+    def commit(self, commands: Sequence[Command], decide: Decide) -> Outcome: ...
+
+
+class _State(Enum):
+    WAITING = "waiting"
+    TAKEN = "taken"
+    GIVEN_UP = "given up"
+
+
+class _Item:
+    """One command in the queue, and the event that its caller waits for."""
+
+    __slots__ = ("command", "done", "result", "state")
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self.done = threading.Event()
+        self.state = _State.WAITING
+        self.result: Verdict | BaseException | None = None
+
+    def finish(self, result: Verdict | BaseException) -> None:
+        self.result = result
+        self.done.set()
+
+
+class PostingEngine:
+    """One for each process. `submit` may be called from any number of threads or greenlets."""
+
+    def __init__(self, store: LedgerStore, *, batch_max: int, queue_max: int, commit_seconds: float) -> None:
+        self._store = store
+        self._batch_max = batch_max
+        self._queue_max = queue_max
+        self._commit_seconds = commit_seconds
+        self._queue: deque[_Item] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="posting-engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Refuse new commands, finish those that wait, then end."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2 * self._commit_seconds)
+
+    @property
+    def queue_length(self) -> int:
+        return len(self._queue)
+
+    def submit(self, command: Command) -> Verdict:
+        """The verdict on `command`, after its commit. Raises Unavailable (nothing moved) or OutcomeUnknown."""
+        item = _Item(command)
+        with self._changed:
+            if self._stopping or len(self._queue) >= self._queue_max:
+                raise Unavailable("Too many money verbs are waiting.", code="backpressure", retry_after=1)
+            self._queue.append(item)
+            self._changed.notify()
+        if not item.done.wait(deadline.remaining(2 * self._commit_seconds)):
+            self._give_up(item)
+        if isinstance(item.result, BaseException):
+            raise item.result
+        assert item.result is not None
+        return item.result
+
+    def _give_up(self, item: _Item) -> None:
+        """The caller's time is over: withdraw the command if it still waits, else nobody knows how it ends."""
+        with self._changed:
+            if item.state is _State.WAITING:
+                item.state = _State.GIVEN_UP
+                self._queue.remove(item)
+                raise Unavailable("The ledger is too slow just now; nothing was moved.", retry_after=1)
+        if not item.done.is_set():
+            raise OutcomeUnknown("It is not known yet whether this took effect; retry with the same Idempotency-Key.")
+
+    def _run(self) -> None:
+        while True:
+            batch = self._take()
+            if not batch:
+                return
+            self._commit(batch)
+
+    def _take(self) -> list[_Item]:
+        """What waits, up to a full batch; empty only when the engine stops."""
+        with self._changed:
+            while not self._queue and not self._stopping:
+                self._changed.wait()
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_max))]
+            for item in batch:
+                item.state = _State.TAKEN
+            metrics.QUEUE_LENGTH.set(len(self._queue))
+            return batch
+
+    def _commit(self, batch: list[_Item]) -> None:
+        started = time.perf_counter()
+        commands = [item.command for item in batch]
+        deadline.start(self._commit_seconds)
+        try:
+            outcome = self._store.commit(commands, lambda snapshot: decide(snapshot, commands, utc_now()))
+        except AppError as error:
+            custom_log("a commit failed", level="WARNING", code=error.code, commands=len(batch))
+            for item in batch:
+                item.finish(error)
+            return
+        except Exception as error:  # noqa: BLE001  one command that nobody foresaw must not take its neighbours along
+            self._isolate(batch, error)
+            return
+        for item, verdict in zip(batch, outcome.verdicts, strict=True):
+            item.finish(verdict)
+        self._measure(outcome, len(batch), time.perf_counter() - started)
+
+    def _isolate(self, batch: list[_Item], error: Exception) -> None:
+        """Nothing of this batch was written: commit its commands one by one, so that only the faulty one fails."""
+        if len(batch) == 1:
+            log_exception("a money verb failed", error, request_id=batch[0].command.request_id)
+            batch[0].finish(error)
+            return
+        log_exception("a batch failed, retrying one by one", error, commands=len(batch))
+        for item in batch:
+            self._commit([item])
+
+    @staticmethod
+    def _measure(outcome: Outcome, size: int, seconds: float) -> None:
+        metrics.BATCH_SIZE.observe(size)
+        metrics.POSTING_SECONDS.observe(seconds)
+        for _, transaction in outcome.posted:
+            metrics.TRANSACTIONS.labels(transaction.type).inc()
+            metrics.AMOUNT.labels(transaction.type, transaction.asset).inc(transaction.amount)
+        replays = sum(verdict.replayed for verdict in outcome.verdicts)
+        if replays:
+            metrics.REPLAYS.inc(replays)

@@ -1,0 +1,61 @@
+"""The transactions module: the posting engine of this worker, the money verbs, and the ledger's reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.modules.base_module import BaseModule
+from core.modules.transactions_module.engine import PostingEngine
+from core.modules.transactions_module.repository import LedgerRepository
+from core.modules.transactions_module.routes import transaction_routes
+from core.modules.transactions_module.service import TransactionService
+from core.web.paging import Pager
+from core.web.routing import Route
+
+if TYPE_CHECKING:
+    from core.managers.app_manager import AppManager
+
+# Of a request's time, the share that one commit may take: what arrives during a slow one still gets an answer.
+_COMMIT_SHARE = 0.75
+# Registered by whoever keeps the users: `find_user_id(username) -> str | None`.
+USER_DIRECTORY = "user_directory"
+
+
+class TransactionsModule(BaseModule):
+    NAME = "transactions_module"
+    DEPENDENCIES = ("wallet_module",)
+
+    def initialize(self, app_manager: AppManager) -> bool:
+        config = app_manager.config
+        self._services = app_manager.services_manager
+        wallets = app_manager.module_manager.get_module("wallet_module")
+        repository = LedgerRepository(app_manager.database_manager, wallets.repository)
+        self.engine = PostingEngine(
+            repository,
+            batch_max=config["LEDGER_BATCH_MAX"],
+            queue_max=config["LEDGER_QUEUE_MAX"],
+            commit_seconds=_COMMIT_SHARE * config["REQUEST_TIMEOUT"],
+        )
+        pager = Pager(app_manager.encryption_manager.derive_key("cursor"))
+        self.service = TransactionService(self.engine, repository, wallets.service, self._find_user, pager)
+        self._routes = transaction_routes(self.service)
+        self.engine.start()
+        return True
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        return self._routes
+
+    def health_check(self) -> dict[str, Any]:
+        return {**super().health_check(), "queue_length": self.engine.queue_length}
+
+    def dispose(self) -> None:
+        self.engine.stop()
+
+    def _find_user(self, username: str) -> str | None:
+        user_id: str | None = self._services.get_service(USER_DIRECTORY).find_user_id(username)
+        return user_id
+
+
+MODULE = TransactionsModule

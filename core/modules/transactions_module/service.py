@@ -1,0 +1,159 @@
+"""The money verbs and the reads of the ledger, as the routes need them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from core.modules.transactions_module.commands import Actor, Claim, Command, Verdict
+from core.modules.transactions_module.engine import PostingEngine
+from core.modules.transactions_module.ledger import DEBIT, GRANT, ISSUANCE, REVENUE, TRANSFER, Draft, GrantTerms
+from core.modules.transactions_module.repository import LedgerRepository, to_lot
+from core.modules.transactions_module.schemas import (
+    DebitBody,
+    GrantBody,
+    HistoryQuery,
+    TransferBody,
+    grant_view,
+    history_view,
+    transaction_view,
+)
+from core.modules.wallet_module.service import WalletService, wallet_id_of
+from core.web.models import PageQuery
+from core.web.paging import Pager
+from core.web.routing import ADMIN, ANALYST, SERVICE, USER, Call, Principal
+from tools.error_handling.errors import NotFound, Unprocessable
+from utils.clock import rfc3339, utc_now
+
+_PRIVILEGED = (SERVICE, ADMIN)
+_SEES_ALL = (ADMIN, ANALYST)
+
+
+class TransactionService:
+    """Builds commands for the engine and reads what it has written."""
+
+    def __init__(
+        self,
+        engine: PostingEngine,
+        repository: LedgerRepository,
+        wallets: WalletService,
+        find_user: Callable[[str], str | None],
+        pager: Pager,
+    ) -> None:
+        self._engine = engine
+        self._repository = repository
+        self._wallets = wallets
+        self._find_user = find_user
+        self._pager = pager
+
+    # Money verbs
+
+    def grant(self, call: Call) -> Verdict:
+        body: GrantBody = call.body
+        wallet_id = self._wallets.resolve(call.caller, call.params["id"])
+        terms = GrantTerms(body.category, body.priority)
+        draft = Draft(GRANT, body.amount, ISSUANCE, wallet_id, body.reference, body.reason, body.metadata, terms)
+        return self._submit(call, draft)
+
+    def debit(self, call: Call) -> Verdict:
+        body: DebitBody = call.body
+        wallet_id = self._wallets.resolve(call.caller, call.params["id"])
+        return self._submit(call, Draft(DEBIT, body.amount, wallet_id, REVENUE, body.reference, body.reason, body.metadata))
+
+    def transfer(self, call: Call) -> Verdict:
+        body: TransferBody = call.body
+        source = self._wallets.resolve(call.caller, body.source)
+        destination = self._destination(call.caller, body)
+        return self._submit(call, Draft(TRANSFER, body.amount, source, destination, body.reference, body.memo, body.metadata))
+
+    def _destination(self, principal: Principal, body: TransferBody) -> str:
+        if isinstance(body.destination, str):
+            return self._wallets.resolve(principal, body.destination)
+        user_id = self._find_user(body.destination.username)
+        if user_id is None:
+            raise NotFound("There is no such destination wallet.")
+        return wallet_id_of(user_id)
+
+    def _submit(self, call: Call, draft: Draft) -> Verdict:
+        _refuse_system(draft)
+        principal = call.caller
+        actor = Actor(principal.user_id, principal.role in _PRIVILEGED, principal.role in _SEES_ALL)
+        claim = None
+        if not call.query.dry_run:
+            # Of what the client sent, not of what we made of it: a retry must match even if a name resolves anew.
+            request = {"params": dict(call.params), "body": call.body.model_dump(mode="json")}
+            claim = Claim.of(principal.user_id, call.route, call.idempotency_key, request)
+        return self._engine.submit(Command(draft, actor, claim, call.request_id))
+
+    # Reads
+
+    def balance(self, principal: Principal, wallet_id: str, at: datetime | None) -> dict[str, Any]:
+        """The balance now, or as it was at a time in the past."""
+        wallet = self._wallets.get(principal, wallet_id)
+        state = {"settled": wallet["settled"], "held": wallet["held"]}
+        if at is not None:
+            if at > utc_now():
+                raise Unprocessable.of_field("at", "must not be in the future")
+            entry = self._last_entry(wallet["_id"], wallet["seq"], at)
+            state = {"settled": entry["balance_after"], "held": entry["held_after"]} if entry else {"settled": 0, "held": 0}
+        # The limit as it is now: only what was posted has a history.
+        available = state["settled"] + wallet["credit_limit"] - state["held"]
+        as_of = rfc3339(at.astimezone(utc_now().tzinfo) if at is not None else utc_now())
+        return {"wallet_id": wallet["_id"], "asset": wallet["asset"], **state, "available": available, "as_of": as_of}
+
+    def _last_entry(self, wallet_id: str, last_seq: int, at: datetime) -> dict[str, Any] | None:
+        """The last entry that is not younger than `at`: binary search, as a wallet's times never go back."""
+        low, high, found = 1, last_seq, None
+        while low <= high:
+            middle = (low + high) // 2
+            entry = self._repository.entry_at(wallet_id, middle)
+            assert entry is not None, "a wallet's entries are numbered without gaps"
+            if entry["created_at"] <= at:
+                low, found = middle + 1, entry
+            else:
+                high = middle - 1
+        return found
+
+    def history(self, principal: Principal, wallet_id: str, query: HistoryQuery) -> dict[str, Any]:
+        """`{data, next_cursor}`: a wallet's entries, newest first."""
+        wallet = self._wallets.get(principal, wallet_id)
+        shown = query.model_dump(mode="json", exclude={"cursor", "limit"})
+        binding = f"history:{principal.user_id}:{wallet['_id']}:{json.dumps(shown, sort_keys=True)}"
+        before = self._pager.position(query.cursor, binding)
+        found = self._repository.history(wallet["_id"], _history_filters(query), before, query.limit + 1)
+        return self._pager.page([history_view(entry) for entry in found], query.limit, binding, "seq")
+
+    def grants(self, principal: Principal, wallet_id: str, query: PageQuery) -> dict[str, Any]:
+        """`{data, next_cursor}`: a wallet's grants, newest first, with what is left of each."""
+        wallet = self._wallets.get(principal, wallet_id)
+        left = {lot["grant_id"]: lot["remaining"] for lot in wallet["lots"]}
+        binding = f"grants:{principal.user_id}:{wallet['_id']}"
+        found = self._repository.grants(wallet["_id"], self._pager.position(query.cursor, binding), query.limit + 1)
+        views = [grant_view(to_lot(row), row["wallet_id"], row["amount"], left.get(row["_id"], 0)) for row in found]
+        return self._pager.page(views, query.limit, binding)
+
+    def transaction(self, principal: Principal, transaction_id: str) -> dict[str, Any]:
+        """A transaction that the caller took part in, or may see anyway."""
+        transaction = self._repository.find_transaction(transaction_id)
+        if transaction is None:
+            raise NotFound("There is no such transaction.")
+        parties = [entry.wallet_id for entry in transaction.entries if entry.seq is not None]
+        visible = set(parties) if principal.role in _SEES_ALL else self._wallets.owned(parties, principal.user_id)
+        if not visible and principal.role == USER:
+            raise NotFound("There is no such transaction.")
+        return transaction_view(transaction, visible)
+
+
+def _refuse_system(draft: Draft) -> None:
+    """A client names wallets; the accounts of the system are only reached by the verbs that use them."""
+    for field, account, own in (("source", draft.source, ISSUANCE), ("destination", draft.destination, REVENUE)):
+        if account.startswith("system:") and account != own:
+            raise NotFound(f"There is no such {field} wallet.")
+
+
+def _history_filters(query: HistoryQuery) -> dict[str, Any]:
+    filters: dict[str, Any] = {name: value for name in ("type", "reference", "counterparty") if (value := getattr(query, name)) is not None}
+    bounds = {operator: value for operator, value in (("$gte", query.from_), ("$lt", query.to)) if value is not None}
+    return {**filters, **({"created_at": bounds} if bounds else {})}

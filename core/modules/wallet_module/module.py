@@ -1,0 +1,40 @@
+"""The wallet module: opens each user's default wallet and answers what is in a wallet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.managers.hooks_manager import Kind
+from core.modules.base_module import BaseModule
+from core.modules.wallet_module.repository import WalletRepository
+from core.modules.wallet_module.routes import wallet_routes
+from core.modules.wallet_module.service import WalletService
+from core.web.paging import Pager
+from core.web.routing import Route
+
+if TYPE_CHECKING:
+    from core.managers.app_manager import AppManager
+
+
+class WalletModule(BaseModule):
+    NAME = "wallet_module"
+
+    def initialize(self, app_manager: AppManager) -> bool:
+        self.repository = WalletRepository(app_manager.database_manager)
+        self.service = WalletService(self.repository, Pager(app_manager.encryption_manager.derive_key("cursor")))
+        self._routes = wallet_routes(self.service)
+        # A gate, and inside the transaction that makes the user: there is never one without a wallet.
+        app_manager.hooks_manager.declare_hook("user_created", Kind.GATE)
+        app_manager.hooks_manager.register_hook("user_created", self._open_default)
+        return True
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        return self._routes
+
+    def _open_default(self, event: dict[str, Any]) -> None:
+        self.service.open_default(event["user_id"], event["session"])
+
+
+MODULE = WalletModule

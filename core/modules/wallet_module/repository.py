@@ -1,0 +1,48 @@
+"""Wallet documents in MongoDB; the only file of this module that sees the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pymongo import UpdateOne
+from pymongo.client_session import ClientSession
+
+if TYPE_CHECKING:
+    from core.managers.database_manager import DatabaseManager
+
+_COLLECTION = "wallets"
+
+
+class WalletRepository:
+    """Reads wallets by id and by owner; writes them only together with the postings that change them."""
+
+    def __init__(self, database: DatabaseManager) -> None:
+        self._database = database
+
+    def insert(self, wallet: dict[str, Any], session: ClientSession) -> None:
+        self._database.insert_one(_COLLECTION, wallet, session)
+
+    def find(self, wallet_id: str) -> dict[str, Any] | None:
+        return self._database.find_one(_COLLECTION, {"_id": wallet_id})
+
+    def find_page(self, filters: Mapping[str, Any], after: str | None, limit: int) -> list[dict[str, Any]]:
+        """Up to `limit` wallets with an id above `after`, by id."""
+        query = {**filters, **({"_id": {"$gt": after}} if after is not None else {})}
+        return self._database.find_many(_COLLECTION, query, limit=limit)
+
+    def owned(self, wallet_ids: Iterable[str], owner_id: str) -> set[str]:
+        """Which of `wallet_ids` belong to `owner_id`."""
+        ids = list(wallet_ids)
+        query = {"_id": {"$in": ids}, "owner_id": owner_id}
+        return {wallet["_id"] for wallet in self._database.find_many(_COLLECTION, query, limit=len(ids), projection=("_id",))}
+
+    def load_many(self, wallet_ids: Iterable[str], session: ClientSession) -> list[dict[str, Any]]:
+        """The wallets of `wallet_ids` that exist, as the transaction of `session` sees them."""
+        return list(self._database.collection(_COLLECTION).find({"_id": {"$in": list(wallet_ids)}}, session=session))
+
+    def save_many(self, changes: Iterable[tuple[str, int, dict[str, Any]]], session: ClientSession) -> int:
+        """Write `(id, version that was read, fields)`; how many were still at that version."""
+        updates = [UpdateOne({"_id": wallet_id, "version": version}, {"$set": fields}) for wallet_id, version, fields in changes]
+        result = self._database.collection(_COLLECTION).bulk_write(updates, ordered=False, session=session)
+        return result.matched_count

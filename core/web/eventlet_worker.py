@@ -1,0 +1,119 @@
+"""The eventlet worker of gunicorn, which dropped its own in version 26: a green accept loop on its AsyncWorker base."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from functools import partial
+from typing import Any
+
+from gunicorn.workers.base_async import AsyncWorker
+
+from core.web.drain import DrainMixin
+from utils import green
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the deprecation notice of a package that we pin on purpose
+    import eventlet
+    from eventlet import hubs, wsgi
+    from eventlet.greenio import GreenSocket
+    from eventlet.greenpool import GreenPool
+
+_TICK_SECONDS = 0.25
+
+
+class _TimeoutBase(AsyncWorker):
+    """AsyncWorker with eventlet's time-out."""
+
+    def timeout_ctx(self) -> Any:
+        return eventlet.Timeout(self.cfg.keepalive, False)
+
+
+class EventletWorker(DrainMixin, _TimeoutBase):
+    """Patches the process, then serves every connection in a greenlet of its own."""
+
+    def init_process(self) -> None:
+        # A fork must not share its parent's hub.
+        hubs.use_hub()
+        green.patch("eventlet")
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.application: Any = self.wsgi  # type: ignore[has-type]
+        self.wsgi = partial(_with_socket, self.application)
+
+    def run(self) -> None:
+        pool = GreenPool(self.worker_connections)
+        listeners = [_green(listener) for listener in self.sockets]
+        acceptors = [eventlet.spawn(self._accept, listener, pool) for listener in listeners]
+        while self.alive:
+            self.notify()
+            eventlet.sleep(_TICK_SECONDS)
+        for acceptor in acceptors:
+            acceptor.kill()
+        self._finish(pool)
+
+    def notify(self) -> None:
+        super().notify()
+        if self.ppid != os.getppid():
+            self.log.info("Parent changed, shutting down: %s", self)
+            sys.exit(0)
+
+    def is_already_handled(self, respiter: Any) -> bool:
+        # A WebSocket has spoken on the connection itself: nothing is to be written, and it ends here.
+        if getattr(wsgi.WSGI_LOCAL, "already_handled", False):
+            raise StopIteration
+        return bool(super().is_already_handled(respiter))
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        # What follows may block, which a signal handler must not.
+        eventlet.spawn(super().handle_quit, sig, frame)
+
+    def handle_usr1(self, sig: int, frame: Any) -> None:
+        eventlet.spawn(super().handle_usr1, sig, frame)
+
+    def _accept(self, listener: GreenSocket, pool: GreenPool) -> None:
+        while True:
+            client, address = listener.accept()
+            pool.spawn(self.handle, listener, client, address)
+            # accept() does not yield while connections wait: leave some of a burst to the other workers.
+            eventlet.sleep(0)
+
+    def _finish(self, pool: GreenPool) -> None:
+        """Let what runs finish, for the graceful time-out at the most."""
+        with eventlet.Timeout(self.cfg.graceful_timeout, False):
+            while pool.running():
+                self.drain()
+                self.notify()
+                eventlet.sleep(_TICK_SECONDS)
+        self.dispose()
+
+    def _current(self) -> Any:
+        return eventlet.getcurrent()
+
+    def _kill(self, waiting: Any) -> None:
+        # The handler takes StopIteration as the end of its connection.
+        eventlet.spawn_after(0, waiting.throw, StopIteration)
+
+
+class _SocketHolder:
+    """What Socket.IO's eventlet driver asks the server for its connection."""
+
+    def __init__(self, connection: GreenSocket) -> None:
+        self._connection = connection
+
+    def get_socket(self) -> GreenSocket:
+        return self._connection
+
+
+def _with_socket(application: Any, environ: dict[str, Any], start_response: Any) -> Any:
+    environ["eventlet.input"] = _SocketHolder(environ["gunicorn.socket"])
+    return application(environ, start_response)
+
+
+def _green(listener: Any) -> GreenSocket:
+    """gunicorn's listener (made before the patch) as a green socket."""
+    listener.sock.setblocking(False)
+    return GreenSocket(listener.sock)

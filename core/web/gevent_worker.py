@@ -1,0 +1,40 @@
+"""gunicorn's gevent worker, with the same end as the eventlet one: goodbye, requests in flight, managers disposed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+from gunicorn.workers.ggevent import GeventWorker as _GeventWorker
+
+from core.web.drain import DrainMixin
+
+_TICK_SECONDS = 0.25
+
+
+class GeventWorker(DrainMixin, _GeventWorker):
+    """Serves every connection in a greenlet of its own."""
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.application = self.wsgi
+
+    def run(self) -> None:
+        watcher = gevent.spawn(self._watch)
+        super().run()
+        watcher.kill()
+        self.dispose()
+
+    def _watch(self) -> None:
+        """When the stop comes, keep closing what is idle until the base class sees that nothing runs any more."""
+        while self.alive:
+            gevent.sleep(_TICK_SECONDS)
+        while True:
+            self.drain()
+            gevent.sleep(_TICK_SECONDS)
+
+    def _current(self) -> Any:
+        return gevent.getcurrent()
+
+    def _kill(self, waiting: Any) -> None:
+        waiting.kill(StopIteration, block=False)

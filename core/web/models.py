@@ -1,0 +1,77 @@
+"""What all request models have in common: strict types, no unknown fields, no text that a store cannot hold."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from tools.error_handling.error_handler import from_validation
+from tools.error_handling.errors import MalformedRequest
+
+MAX_AMOUNT = 2**53 - 1
+
+
+def _refuse_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("must not contain the NUL character")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_refuse_nul)]
+Amount = Annotated[int, Field(gt=0, le=MAX_AMOUNT)]
+
+
+class Body(BaseModel):
+    """Base of all request bodies; parsed from the raw bytes, so that nothing is lost or coerced on the way."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Query(BaseModel):
+    """Base of all query strings: text is converted, unknown parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class NoQuery(Query):
+    """The query of a route that takes none."""
+
+
+class PageQuery(Query):
+    """`limit` and `cursor` of every list."""
+
+    limit: int = Field(default=25, ge=1, le=100)
+    cursor: str | None = Field(default=None, max_length=1024)
+
+
+def parse_body(model: type[BaseModel], raw: bytes) -> BaseModel:
+    """`raw` as `model`; raises MalformedRequest (not JSON, duplicate keys) or Unprocessable (does not fit)."""
+    try:
+        parsed = model.model_validate_json(raw)
+    except ValidationError as error:
+        raise from_validation(error) from None
+    # Checked after the model, whose parser bounds the depth that this one may recurse to.
+    json.loads(raw, object_pairs_hook=_refuse_duplicates)
+    return parsed
+
+
+def parse_query(model: type[BaseModel], arguments: Any) -> BaseModel:
+    """A query string (a MultiDict) as `model`; a parameter that comes twice is refused."""
+    values: dict[str, str] = {}
+    for name, entries in arguments.lists():
+        if len(entries) > 1:
+            raise MalformedRequest(f"The parameter {name[:64]} is given more than once.")
+        values[name] = entries[0]
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise from_validation(error) from None
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise MalformedRequest("The body names a field more than once.")
+    return members

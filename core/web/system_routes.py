@@ -1,0 +1,76 @@
+"""The routes of the system itself: health, metrics, modules, and the operators' view of the rate limiter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from core import metrics
+from core.managers.rate_limiter_manager import IDENTIFIER_TYPES
+from core.web.routing import ADMINS, PUBLIC, Answer, Call, Route
+from tools.error_handling.errors import NotFound
+from utils.clock import rfc3339, utc_now
+
+if TYPE_CHECKING:
+    from core.managers.app_manager import AppManager
+
+
+class SystemRoutes:
+    """Handlers that only ask the app manager and its managers."""
+
+    def __init__(self, app_manager: AppManager) -> None:
+        self._app_manager = app_manager
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", "/health", self.health, PUBLIC, "Health of all managers and modules", unlimited=True),
+            Route("GET", "/health/live", self.live, PUBLIC, "Whether this process runs", unlimited=True),
+            Route("GET", "/health/ready", self.ready, PUBLIC, "Whether requests can be served", unlimited=True),
+            Route("GET", "/metrics", self.metrics, PUBLIC, "Prometheus metrics", unlimited=True),
+            Route("GET", "/modules/status", self.modules, ADMINS, "Status of all modules"),
+            Route("GET", "/modules/{name}/health", self.module, ADMINS, "Health of one module"),
+            Route("GET", "/rate-limits/{type}/{id}", self.limits, ADMINS, "Rate limit status of an identifier"),
+            Route("DELETE", "/rate-limits/{type}/{id}", self.clear, ADMINS, "Reset an identifier's counters"),
+            Route("DELETE", "/bans/{type}/{id}", self.unban, ADMINS, "Lift an identifier's ban"),
+        ]
+
+    def health(self, call: Call) -> Answer:
+        report = self._app_manager.health()
+        return Answer(report, 503 if report["status"] == "unhealthy" else 200)
+
+    def live(self, call: Call) -> Answer:
+        return Answer({"status": "alive", "last_check": rfc3339(utc_now())})
+
+    def ready(self, call: Call) -> Answer:
+        report = self._app_manager.readiness()
+        return Answer(report, 200 if report["status"] == "ready" else 503, {} if report["status"] == "ready" else {"Retry-After": "1"})
+
+    def metrics(self, call: Call) -> Answer:
+        return Answer(content=metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
+
+    def modules(self, call: Call) -> Answer:
+        return Answer({"modules": self._app_manager.module_manager.get_module_status()})
+
+    def module(self, call: Call) -> Answer:
+        try:
+            return Answer(self._app_manager.module_manager.get_module_health(call.params["name"]))
+        except KeyError as error:
+            raise NotFound("There is no such module.") from error
+
+    def limits(self, call: Call) -> Answer:
+        return Answer(self._app_manager.rate_limiter_manager.get_limits(*_identifier(call)))
+
+    def clear(self, call: Call) -> Answer:
+        self._app_manager.rate_limiter_manager.clear_limits(*_identifier(call))
+        return Answer(status=204)
+
+    def unban(self, call: Call) -> Answer:
+        self._app_manager.rate_limiter_manager.unban(*_identifier(call))
+        return Answer(status=204)
+
+
+def _identifier(call: Call) -> tuple[str, str]:
+    if call.params["type"] not in IDENTIFIER_TYPES:
+        raise NotFound(f"The type is one of {', '.join(IDENTIFIER_TYPES)}.")
+    return call.params["type"], call.params["id"]

@@ -1,0 +1,37 @@
+"""The main plugin: brings the ConnectionAPI and the root route."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flask import render_template, request
+
+from core.web.routing import PUBLIC, Answer, Call, Route
+from plugins.base_plugin import BasePlugin
+from plugins.main_plugin.modules.connection_api.connection_api import ConnectionAPI
+
+if TYPE_CHECKING:
+    from core.managers.app_manager import AppManager
+
+NAME, VERSION = "credit-system", "0.1.0"
+
+
+class MainPlugin(BasePlugin):
+    NAME = "main_plugin"
+
+    def initialize(self, app_manager: AppManager) -> bool:
+        plugins = app_manager.plugin_manager
+        plugins.register_module(ConnectionAPI.NAME, ConnectionAPI)
+        plugins.register_template_dir(Path(__file__).parent / "templates")
+        plugins.register_routes([Route("GET", "/", root, PUBLIC, "What this is", html=True)])
+        return True
+
+
+def root(call: Call) -> Answer:
+    """A page for people, JSON for programs."""
+    if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+        return Answer(
+            content=render_template("main_plugin/index.html", name=NAME, version=VERSION), content_type="text/html; charset=utf-8"
+        )
+    return Answer({"name": NAME, "version": VERSION, "docs": "/docs"})

@@ -1,0 +1,49 @@
+"""ConnectionAPI: accounts, sessions and tokens, as a module that the main plugin brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from core.managers.hooks_manager import Kind
+from core.modules.base_module import BaseModule
+from core.web.paging import Pager
+from core.web.routing import ADMIN, Route
+from plugins.main_plugin.modules.connection_api.passwords import Passwords
+from plugins.main_plugin.modules.connection_api.repository import ConnectionRepository
+from plugins.main_plugin.modules.connection_api.routes import connection_routes
+from plugins.main_plugin.modules.connection_api.sessions import Sessions
+from plugins.main_plugin.modules.connection_api.users import Users
+from tools.logger.custom_logger import custom_log
+
+if TYPE_CHECKING:
+    from core.managers.app_manager import AppManager
+
+_FIRST_ADMIN = "admin"
+
+
+class ConnectionAPI(BaseModule):
+    NAME = "connection_api"
+
+    def initialize(self, app_manager: AppManager) -> bool:
+        self._config = config = app_manager.config
+        pager = Pager(app_manager.encryption_manager.derive_key("cursor"))
+        self._repository = ConnectionRepository(app_manager.database_manager)
+        passwords = Passwords(config["ARGON2_TIME_COST"], config["ARGON2_MEMORY_KIB"], config["ARGON2_CONCURRENCY"], config["ARGON2_QUEUE"])
+        self.sessions = Sessions(self._repository, passwords, app_manager.jwt_manager, config["JWT_REFRESH_TTL"], pager)
+        self.users = Users(self._repository, passwords, self.sessions, app_manager.hooks_manager, pager)
+        self._routes = connection_routes(self.users, self.sessions)
+        app_manager.hooks_manager.declare_hook("user_created", Kind.GATE)
+        app_manager.services_manager.register_service("user_directory", self.users)
+        return True
+
+    def prepare(self) -> None:
+        """Make the first admin from the secrets `admin_email` and `admin_password`, while there is none."""
+        email, password = self._config["ADMIN_EMAIL"], self._config["ADMIN_PASSWORD"]
+        if email and password and not self._repository.has_role(ADMIN):
+            user = self.users.create(_FIRST_ADMIN, email, password, ADMIN, trusted=True)
+            custom_log("first admin made", user_id=user["_id"])
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        return self._routes

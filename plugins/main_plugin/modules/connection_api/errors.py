@@ -1,0 +1,35 @@
+"""The refusals of the ConnectionAPI, each with its code."""
+
+from __future__ import annotations
+
+from tools.error_handling.errors import Conflict, NotFound, Unauthenticated
+
+
+def username_taken() -> Conflict:
+    return Conflict("This username is taken.", code="username-taken", title="Username taken")
+
+
+def email_taken() -> Conflict:
+    return Conflict("This e-mail address is taken.", code="email-taken", title="E-mail taken")
+
+
+def invalid_credentials() -> Unauthenticated:
+    return Unauthenticated("The login or the password is wrong.", code="invalid-credentials", title="Invalid credentials")
+
+
+def refresh_reused() -> Unauthenticated:
+    return Unauthenticated(
+        "This refresh token was used before; its session has ended.", code="refresh-reused", title="Refresh token reused"
+    )
+
+
+def session_ended() -> Unauthenticated:
+    return Unauthenticated("The session has ended.", code="session-revoked", title="Session ended")
+
+
+def user_not_found() -> NotFound:
+    return NotFound("There is no such user.")
+
+
+def session_not_found() -> NotFound:
+    return NotFound("There is no such session.")

@@ -1,0 +1,109 @@
+"""Users and sessions in MongoDB; the only file of this module that sees the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pymongo.client_session import ClientSession
+from pymongo.errors import DuplicateKeyError
+
+from core.managers.database_manager import FieldRules
+from plugins.main_plugin.modules.connection_api import errors
+from plugins.main_plugin.modules.connection_api.identities import compared_email, compared_username
+
+if TYPE_CHECKING:
+    from core.managers.database_manager import DatabaseManager
+
+_USERS, _SESSIONS = "users", "user_sessions"
+
+
+class ConnectionRepository:
+    """`username` and `email` are look-up fields; the forms that are shown lie sealed in `profile`."""
+
+    def __init__(self, database: DatabaseManager) -> None:
+        self._database = database
+        database.declare_fields(_USERS, FieldRules(lookup=("username", "email"), sealed=("profile",)))
+        database.declare_fields(_SESSIONS, FieldRules(sealed=("user_agent",)))
+
+    def transaction(self, work: Callable[[ClientSession], Any]) -> Any:
+        """Run `work` in a transaction; a name that someone else took meanwhile is a Conflict."""
+        try:
+            return self._database.transaction(work)
+        except DuplicateKeyError as error:
+            raise _taken(error) from error
+
+    # Users
+
+    def insert_user(self, user: dict[str, Any], session: ClientSession) -> None:
+        self._database.insert_one(_USERS, {**user, **_names(user["profile"])}, session)
+
+    def find_user(self, user_id: str, session: ClientSession | None = None) -> dict[str, Any] | None:
+        return self._database.find_one(_USERS, {"_id": user_id}, session=session)
+
+    def find_by_username(self, username: str, session: ClientSession | None = None) -> dict[str, Any] | None:
+        return self._database.find_one(_USERS, {"username": compared_username(username)}, session=session)
+
+    def find_by_email(self, email: str, session: ClientSession | None = None) -> dict[str, Any] | None:
+        return self._database.find_one(_USERS, {"email": compared_email(email)}, session=session)
+
+    def find_users(self, filters: Mapping[str, Any], before: str | None, limit: int) -> list[dict[str, Any]]:
+        """Up to `limit` users, newest first, with ids below `before`."""
+        query = {**filters, **({"_id": {"$lt": before}} if before is not None else {})}
+        return self._database.find_many(_USERS, query, sort=(("_id", -1),), limit=limit)
+
+    def has_role(self, role: str) -> bool:
+        return self._database.find_one(_USERS, {"role": role, "status": "active"}, projection=("_id",)) is not None
+
+    def update_user(self, user_id: str, fields: Mapping[str, Any], session: ClientSession | None = None) -> bool:
+        """Set `fields`; a `profile` brings its look-up forms along. False when there is no such user."""
+        stored = dict(fields)
+        if "profile" in stored:
+            stored.update(_names(stored["profile"]))
+        update = {"$set": self._database.encrypt_for(_USERS, user_id, stored)}
+        return self._database.update_one(_USERS, {"_id": user_id}, update, session).matched_count == 1
+
+    def erase_user(self, user_id: str, at: datetime) -> bool:
+        """Remove what is personal; the id stays, since the ledger names it."""
+        gone = {"username": "", "email": "", "profile": "", "password_hash": ""}
+        update = {"$unset": gone, "$set": {"status": "deleted", "deleted_at": at}}
+        query = {"_id": user_id, "status": {"$ne": "deleted"}}
+        return self._database.update_one(_USERS, query, update).matched_count == 1
+
+    # Sessions
+
+    def insert_session(self, session_row: dict[str, Any], session: ClientSession | None = None) -> None:
+        self._database.insert_one(_SESSIONS, session_row, session)
+
+    def rotate_refresh(self, session_id: str, old_jti: str, new_jti: str, now: datetime, expires_at: datetime) -> bool:
+        """Replace the refresh token of a living session, in one conditional update: of two who try, one wins."""
+        query = {"_id": session_id, "refresh_jti": old_jti, "revoked_at": None, "expires_at": {"$gt": now}}
+        fields = {"refresh_jti": new_jti, "last_used_at": now, "expires_at": expires_at}
+        return self._database.update_one(_SESSIONS, query, {"$set": fields}).matched_count == 1
+
+    def find_session(self, session_id: str, now: datetime) -> dict[str, Any] | None:
+        """A session that still lives."""
+        return self._database.find_one(_SESSIONS, {"_id": session_id, **_alive(now)})
+
+    def find_sessions(self, user_id: str, now: datetime, before: str | None, limit: int) -> list[dict[str, Any]]:
+        """Up to `limit` living sessions of a user, newest first, with ids below `before`."""
+        query = {"user_id": user_id, **_alive(now), **({"_id": {"$lt": before}} if before is not None else {})}
+        return self._database.find_many(_SESSIONS, query, sort=(("_id", -1),), limit=limit)
+
+    def living_session_ids(self, user_id: str, now: datetime) -> list[str]:
+        query = {"user_id": user_id, **_alive(now)}
+        return [row["_id"] for row in self._database.find_many(_SESSIONS, query, limit=10_000, projection=("_id",))]
+
+
+def _alive(now: datetime) -> dict[str, Any]:
+    return {"revoked_at": None, "expires_at": {"$gt": now}}
+
+
+def _names(profile: Mapping[str, str]) -> dict[str, str]:
+    return {"username": compared_username(profile["username"]), "email": compared_email(profile["email"])}
+
+
+def _taken(error: DuplicateKeyError) -> Exception:
+    fields = (error.details or {}).get("keyPattern", {})
+    return errors.email_taken() if "email" in fields else errors.username_taken()

@@ -1,0 +1,120 @@
+"""Sessions and tokens: log-in, refresh with rotation and reuse detection, log-out."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from core import metrics
+from core.managers.jwt_manager import REFRESH, fingerprint_of
+from core.web.models import PageQuery
+from core.web.paging import Pager
+from core.web.routing import Call, Principal
+from plugins.main_plugin.modules.connection_api import errors
+from plugins.main_plugin.modules.connection_api.passwords import Passwords
+from plugins.main_plugin.modules.connection_api.repository import ConnectionRepository
+from plugins.main_plugin.modules.connection_api.schemas import session_view, user_view
+from tools.error_handling.errors import Unauthenticated
+from tools.logger.custom_logger import custom_log
+from utils.clock import utc_now
+from utils.ids import new_id
+
+if TYPE_CHECKING:
+    from core.managers.jwt_manager import JWTManager, TokenPair
+
+
+class Sessions:
+    """A session is one log-in on one client; its refresh token is replaced at each use."""
+
+    def __init__(self, repository: ConnectionRepository, passwords: Passwords, jwt: JWTManager, refresh_ttl: int, pager: Pager) -> None:
+        self._repository = repository
+        self._passwords = passwords
+        self._jwt = jwt
+        self._refresh_life = timedelta(seconds=refresh_ttl)
+        self._pager = pager
+
+    def log_in(self, call: Call, login: str, password: str) -> tuple[dict[str, Any], str | None]:
+        """Check the credentials and open a session: the token answer, and the value of a fingerprint cookie to set."""
+        find = self._repository.find_by_email if "@" in login else self._repository.find_by_username
+        user = find(login)
+        stored = user.get("password_hash") if user is not None and user["status"] == "active" else None
+        if not self._passwords.verify(stored, password):
+            metrics.AUTH_ATTEMPTS.labels("login", "refused").inc()
+            raise errors.invalid_credentials()
+        assert user is not None
+        if self._passwords.is_outdated(user["password_hash"]):
+            self._repository.update_user(user["_id"], {"password_hash": self._passwords.hash(password)})
+        metrics.AUTH_ATTEMPTS.labels("login", "ok").inc()
+        return self.open(call, user)
+
+    def open(self, call: Call, user: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+        """A new session for `user` on the client of `call`."""
+        cookie = secrets.token_urlsafe(32) if call.wants_cookie and not call.fingerprint else None
+        fingerprint = fingerprint_of(cookie) if cookie is not None else call.fingerprint
+        pair = self._jwt.generate_pair(user["_id"], user["role"], new_id("s"), fingerprint)
+        now = utc_now()
+        self._repository.insert_session(
+            {
+                "_id": pair.session_id,
+                "user_id": user["_id"],
+                "refresh_jti": pair.refresh_jti,
+                "user_agent": call.user_agent or None,
+                "created_at": now,
+                "last_used_at": now,
+                "expires_at": now + self._refresh_life,
+                "revoked_at": None,
+            }
+        )
+        return _token_answer(user, pair), cookie
+
+    def refresh(self, call: Call, refresh_token: str) -> dict[str, Any]:
+        """A new pair for a refresh token, which is spent by it; a token that comes again ends its session."""
+        claims = self._jwt.validate_token(refresh_token, REFRESH, fingerprint=call.fingerprint)
+        user = self._repository.find_user(claims["sub"])
+        if user is None or user["status"] != "active":
+            raise errors.session_ended()
+        pair = self._jwt.generate_pair(user["_id"], user["role"], claims["sid"], claims["fpt"])
+        now = utc_now()
+        if not self._repository.rotate_refresh(claims["sid"], claims["jti"], pair.refresh_jti, now, now + self._refresh_life):
+            raise self._refusal_of_spent(claims["sid"])
+        metrics.AUTH_ATTEMPTS.labels("refresh", "ok").inc()
+        return _token_answer(user, pair)
+
+    def _refusal_of_spent(self, session_id: str) -> Unauthenticated:
+        """Why a genuine refresh token was not current: its session ended, or (then it ends now) someone used it before."""
+        if self._repository.find_session(session_id, utc_now()) is None:
+            metrics.AUTH_ATTEMPTS.labels("refresh", "ended").inc()
+            return errors.session_ended()
+        metrics.AUTH_ATTEMPTS.labels("refresh", "reused").inc()
+        custom_log("a refresh token was used twice, its session ends", level="WARNING", session_id=session_id)
+        self._jwt.revoke_session(session_id)
+        return errors.refresh_reused()
+
+    def end(self, principal: Principal, session_id: str) -> None:
+        """End one of the caller's sessions."""
+        session = self._repository.find_session(session_id, utc_now())
+        if session is None or session["user_id"] != principal.user_id:
+            raise errors.session_not_found()
+        self._jwt.revoke_session(session_id)
+
+    def end_all(self, user_id: str, keep: str | None = None) -> None:
+        """End all sessions of a user, except `keep`."""
+        self._jwt.revoke_sessions([sid for sid in self._repository.living_session_ids(user_id, utc_now()) if sid != keep])
+
+    def page(self, principal: Principal, query: PageQuery) -> dict[str, Any]:
+        """`{data, next_cursor}`: the caller's living sessions, newest first."""
+        binding = f"sessions:{principal.user_id}"
+        before = self._pager.position(query.cursor, binding)
+        found = self._repository.find_sessions(principal.user_id, utc_now(), before, query.limit + 1)
+        return self._pager.page([session_view(row, principal.session_id) for row in found], query.limit, binding)
+
+
+def _token_answer(user: dict[str, Any], pair: TokenPair) -> dict[str, Any]:
+    return {
+        "user": user_view(user),
+        "access_token": pair.access_token,
+        "refresh_token": pair.refresh_token,
+        "token_type": "Bearer",
+        "expires_in": pair.expires_in,
+    }

@@ -1,0 +1,141 @@
+"""Users: create, read, change, erase."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from core.web.paging import Pager
+from core.web.routing import ADMIN, Principal
+from plugins.main_plugin.modules.connection_api import errors
+from plugins.main_plugin.modules.connection_api.identities import RESERVED, compared_username
+from plugins.main_plugin.modules.connection_api.passwords import Passwords, weakness_of
+from plugins.main_plugin.modules.connection_api.repository import ConnectionRepository
+from plugins.main_plugin.modules.connection_api.schemas import UserPatch, UsersQuery, user_view
+from tools.error_handling.errors import Forbidden, Unprocessable
+from tools.logger.custom_logger import game_log
+from utils.clock import utc_now
+from utils.ids import new_id
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+    from core.managers.hooks_manager import HooksManager
+    from plugins.main_plugin.modules.connection_api.sessions import Sessions
+
+
+class Users:
+    """The accounts. Who may ask for what is decided here, by the principal."""
+
+    def __init__(
+        self, repository: ConnectionRepository, passwords: Passwords, sessions: Sessions, hooks: HooksManager, pager: Pager
+    ) -> None:
+        self._repository = repository
+        self._passwords = passwords
+        self._sessions = sessions
+        self._hooks = hooks
+        self._pager = pager
+
+    def create(self, username: str, email: str, password: str, role: str = "user", *, trusted: bool = False) -> dict[str, Any]:
+        """Make a user, and whatever else the hook `user_created` makes, all or nothing; the stored document."""
+        self._refuse_weak(password, username, email)
+        if compared_username(username) in RESERVED and not trusted:
+            raise errors.username_taken()
+        user = {
+            "_id": new_id("u"),
+            "profile": {"username": username, "email": email},
+            "password_hash": self._passwords.hash(password),
+            "role": role,
+            "status": "active",
+            "created_at": utc_now(),
+        }
+
+        def work(session: ClientSession) -> None:
+            self._refuse_taken(username, email, None, session)
+            self._repository.insert_user(user, session)
+            self._hooks.trigger("user_created", {"user_id": user["_id"], "session": session})
+
+        self._repository.transaction(work)
+        game_log("user created", user_id=user["_id"], role=role)
+        return user
+
+    def get(self, principal: Principal, user_id: str) -> dict[str, Any]:
+        """A user; others than oneself only for an admin."""
+        self._refuse_foreign(principal, user_id)
+        user = self._repository.find_user(user_id)
+        if user is None:
+            raise errors.user_not_found()
+        return user
+
+    def find_user_id(self, username: str) -> str | None:
+        """The id of the active user of that name; for modules that let people be named."""
+        user = self._repository.find_by_username(username)
+        return user["_id"] if user is not None and user["status"] == "active" else None
+
+    def page(self, principal: Principal, query: UsersQuery) -> dict[str, Any]:
+        """`{data, next_cursor}`: all users, newest first."""
+        binding = f"users:{principal.user_id}:{query.role}"
+        before = self._pager.position(query.cursor, binding)
+        found = self._repository.find_users({"role": query.role} if query.role is not None else {}, before, query.limit + 1)
+        return self._pager.page([user_view(user) for user in found], query.limit, binding)
+
+    def change(self, principal: Principal, user_id: str, patch: UserPatch) -> dict[str, Any]:
+        """Change what `patch` names. A new role or status ends the user's sessions, whose tokens carry the old one."""
+        self._refuse_foreign(principal, user_id)
+        privileged = {"role": patch.role, "status": patch.status}
+        fields: dict[str, Any] = {name: value for name, value in privileged.items() if value is not None}
+        if fields and principal.role != ADMIN:
+            raise Forbidden("Only an admin may change role and status.")
+
+        def work(session: ClientSession) -> None:
+            user = self._repository.find_user(user_id, session)
+            if user is None or user["status"] == "deleted":
+                raise errors.user_not_found()
+            profile = {name: getattr(patch, name) or user["profile"][name] for name in ("username", "email")}
+            changed = {**fields, **({"profile": profile} if profile != user["profile"] else {})}
+            if changed:
+                self._refuse_taken(profile["username"], profile["email"], user_id, session)
+                self._repository.update_user(user_id, changed, session)
+
+        self._repository.transaction(work)
+        if fields:
+            self._sessions.end_all(user_id)
+        user = self._repository.find_user(user_id)
+        assert user is not None
+        return user
+
+    def change_password(self, principal: Principal, current: str, new: str) -> None:
+        """Set a new password and end all other sessions."""
+        user = self.get(principal, principal.user_id)
+        if not self._passwords.verify(user.get("password_hash"), current):
+            raise errors.invalid_credentials()
+        self._refuse_weak(new, user["profile"]["username"], user["profile"]["email"], field="new_password")
+        self._repository.update_user(principal.user_id, {"password_hash": self._passwords.hash(new)})
+        self._sessions.end_all(principal.user_id, keep=principal.session_id)
+
+    def erase(self, principal: Principal, user_id: str) -> None:
+        """Remove the personal data of a user and end the sessions; the ledger keeps the bare id."""
+        self._refuse_foreign(principal, user_id)
+        if not self._repository.erase_user(user_id, utc_now()):
+            raise errors.user_not_found()
+        self._sessions.end_all(user_id)
+
+    def _refuse_taken(self, username: str, email: str, own_id: str | None, session: ClientSession) -> None:
+        """Asked under all active keys: while two are in use, the unique index alone would let a name in twice."""
+        for find, value, refusal in (
+            (self._repository.find_by_username, username, errors.username_taken),
+            (self._repository.find_by_email, email, errors.email_taken),
+        ):
+            found = find(value, session)
+            if found is not None and found["_id"] != own_id:
+                raise refusal()
+
+    @staticmethod
+    def _refuse_weak(password: str, username: str, email: str, field: str = "password") -> None:
+        weakness = weakness_of(password, username, email)
+        if weakness is not None:
+            raise Unprocessable.of_field(field, weakness)
+
+    @staticmethod
+    def _refuse_foreign(principal: Principal, user_id: str) -> None:
+        if principal.user_id != user_id and principal.role != ADMIN:
+            raise errors.user_not_found()

@@ -1,0 +1,137 @@
+"""Structured logs: server.log, game_play.log and function.log, one JSON object (or text line) an event, redacted."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+from tools.logger.redaction import redact, redact_text
+
+_SERVER = logging.getLogger("credit.server")
+_GAME = logging.getLogger("credit.game_play")
+_FUNCTION = logging.getLogger("credit.function")
+_FILES = {_SERVER: "server.log", _GAME: "game_play.log", _FUNCTION: "function.log"}
+_FIELDS = "credit_fields"
+
+
+class _JsonLine(JsonFormatter):
+    """One JSON object a line; json.dumps escapes line breaks, so that nobody can forge a second line."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s %(name)s %(message)s", rename_fields={"levelname": "level", "name": "logger"}, timestamp=True)
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        log_data.update(log_data.pop(_FIELDS, None) or {})
+        return log_data
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact_text(super().format(record))
+
+
+class _TextLine(logging.Formatter):
+    """`time level message key=value ...` on one line."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, _FIELDS, None) or {}
+        line = super().format(record) + "".join(f" {key}={value}" for key, value in fields.items())
+        return redact_text(line.replace("\r", "\\r").replace("\n", "\\n"))
+
+
+def configure_logging(config: Mapping[str, Any]) -> None:
+    """Open the three log files and the console as the settings say. Calling it again replaces the handlers."""
+    directory = Path(config["LOG_DIR"])
+    directory.mkdir(parents=True, exist_ok=True)
+    formatter = _JsonLine if config["LOG_FORMAT"] == "json" else _TextLine
+    for logger, file_name in _FILES.items():
+        logger.setLevel(config["LOG_LEVEL"])
+        logger.propagate = False
+        # Several workers append to the same file: WatchedFileHandler opens it for appending and follows a rotation.
+        handlers: list[logging.Handler] = [WatchedFileHandler(directory / file_name, encoding="utf-8")]
+        if logger is _SERVER:
+            console = logging.StreamHandler(sys.stderr)
+            console.setLevel(config["LOG_CONSOLE"])
+            handlers.append(console)
+        for handler in handlers:
+            handler.setFormatter(formatter())
+        _replace_handlers(logger, handlers)
+    # What libraries have to say goes the same way, redacted like the rest.
+    logging.getLogger().setLevel("WARNING")
+    _replace_handlers(logging.getLogger(), list(_SERVER.handlers))
+
+
+def _replace_handlers(logger: logging.Logger, handlers: list[logging.Handler]) -> None:
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+    for handler in handlers:
+        logger.addHandler(handler)
+
+
+def custom_log(message: str, level: str = "INFO", **fields: Any) -> None:
+    """Log an event of the server. `fields` become members of the line; sensitive ones are masked by name."""
+    _emit(_SERVER, message, level, fields)
+
+
+def log_request(fields: dict[str, Any]) -> None:
+    """The one line a request; its fields are ours (no bodies, no headers), so they are not searched for names."""
+    if _SERVER.isEnabledFor(logging.INFO):
+        _SERVER.info("request", extra={_FIELDS: fields})
+
+
+def log_exception(message: str, error: BaseException, **fields: Any) -> None:
+    """Log `error` with its traceback, redacted."""
+    _SERVER.error(message, exc_info=error, extra={_FIELDS: redact(fields)})
+
+
+def game_log(event: str, **fields: Any) -> None:
+    """Log an event of the application's own world (credits granted, a room joined) to game_play.log."""
+    _emit(_GAME, event, "INFO", fields)
+
+
+def _emit(logger: logging.Logger, message: str, level: str, fields: dict[str, Any]) -> None:
+    number = logging.getLevelNamesMapping()[level.upper()]
+    if logger.isEnabledFor(number):
+        logger.log(number, "%s", message, extra={_FIELDS: redact(fields)})
+
+
+def log_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: each call's name, duration and outcome go to function.log (never its arguments: they may be secret)."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        outcome = "raised"
+        try:
+            result = function(*args, **kwargs)
+            outcome = "returned"
+            return result
+        finally:
+            elapsed = round((time.perf_counter() - started) * 1000, 3)
+            _emit(_FUNCTION, function.__qualname__, "INFO", {"outcome": outcome, "duration_ms": elapsed})
+
+    return wrapper
+
+
+def log_game_event(event: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: a successful call of the function is an event of that name in game_play.log."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            game_log(event)
+            return result
+
+        return wrapper
+
+    return decorate
