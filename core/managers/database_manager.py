@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pymongo
@@ -28,6 +27,7 @@ from pymongo.results import DeleteResult, UpdateResult
 from pymongo.write_concern import WriteConcern
 
 from core.audit import audit_entry
+from core.contracts import FieldRules
 from core.managers.base import BootError, Manager
 from tools.error_handling.errors import OutcomeUnknown, Unavailable
 from tools.logger.custom_logger import custom_log
@@ -47,14 +47,6 @@ _CACHE_SECONDS = 300
 
 Document = dict[str, Any]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class FieldRules:
-    """How a collection's fields are stored: `lookup` deterministic (searchable), `sealed` randomised."""
-
-    lookup: tuple[str, ...] = ()
-    sealed: tuple[str, ...] = ()
 
 
 class DatabaseManager(Manager):

@@ -5,18 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
+from core.contracts import Kind
 from core.managers.base import Manager
 from tools.logger.custom_logger import log_exception
-
-
-class Kind(Enum):
-    """GATE: a callback's exception stops what is going on. NOTICE: it is logged, and the others still run."""
-
-    GATE = "gate"
-    NOTICE = "notice"
 
 
 @dataclass(frozen=True)

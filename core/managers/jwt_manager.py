@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from core.contracts import ACCESS, REFRESH, TokenPair
 from core.managers.base import Manager
 from tools.error_handling.errors import AppError, Unauthenticated, Unavailable
 from utils.clock import utc_now
 from utils.ids import new_id
 from utils.keys import stretch
 
-ACCESS, REFRESH = "access", "refresh"
 _ALGORITHM = "HS256"
 _HEADER_TYPES = {ACCESS: "at+jwt", REFRESH: "rt+jwt"}
 _REQUIRED = ["sub", "sid", "jti", "iat", "nbf", "exp", "iss", "aud", "typ", "role", "fpt"]
@@ -30,17 +28,6 @@ _FLAG_SECONDS = 60
 _REVOKE = "for _, key in ipairs(KEYS) do redis.call('SET', key, '0', 'EX', ARGV[1]) end"
 _FLAG_ACTIVE = "redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1])"
 _UNUSABLE = "The token is not valid."
-
-
-@dataclass(frozen=True)
-class TokenPair:
-    """What a log-in hands out; `refresh_jti` is what the session remembers of the refresh token."""
-
-    session_id: str
-    access_token: str
-    refresh_token: str
-    refresh_jti: str
-    expires_in: int
 
 
 class JWTManager(Manager):
@@ -170,13 +157,6 @@ class JWTManager(Manager):
     def _sign(self, kind: str, claims: dict[str, Any]) -> str:
         headers = {"typ": _HEADER_TYPES[kind], "kid": self._key_id}
         return self._codec.encode(claims, self._keys[kind], algorithm=_ALGORITHM, headers=headers)
-
-
-def fingerprint_of(value: str | None) -> str:
-    """What goes into `fpt` for a client's fingerprint value: its SHA-256; empty when the client sends none."""
-    if not value:
-        return ""
-    return base64.urlsafe_b64encode(hashlib.sha256(value.encode()).digest()).decode().rstrip("=")
 
 
 def _derive(master: bytes, kind: str) -> bytes:

@@ -6,7 +6,6 @@ import ipaddress
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -14,50 +13,16 @@ from pymongo.client_session import ClientSession
 
 from core import metrics
 from core.audit import audit_entry
+from core.contracts import Admission, Identifier, Policy, Standing, rate_limit_headers
 from core.managers.base import BootError, Manager
+from core.managers.rate_limiter_scripts import ADMIT, CLEAR, READ, RESTORE
 from tools.error_handling.errors import Banned, RateLimited, Unavailable
 from tools.logger.custom_logger import custom_log
 from utils.clock import utc_now
 
-IDENTIFIER_TYPES = ("ip", "user", "api_key")
 # Policies whose requests cost much or move money: while Redis is away they fail closed after a small allowance.
 _SENSITIVE = ("auth", "money")
 _EPOCH_KEY = "ratelimit:epoch"
-
-
-@dataclass(frozen=True)
-class Policy:
-    """`quota` requests in each window of `seconds`, counted for identifiers of `type`."""
-
-    name: str
-    type: str
-    quota: int
-    seconds: int
-
-
-@dataclass(frozen=True)
-class Identifier:
-    """Whom a request is counted for. `id` is plain here and becomes a keyed hash in every name."""
-
-    type: str
-    id: str
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How a policy stands after this request."""
-
-    policy: Policy
-    remaining: int
-    reset: int
-
-
-@dataclass(frozen=True)
-class Admission:
-    """What letting a request in told: the tightest standing, and the session's flag (None: not known to Redis)."""
-
-    standing: Standing | None
-    session_active: bool | None
 
 
 class RateLimiterManager(Manager):
@@ -118,7 +83,7 @@ class RateLimiterManager(Manager):
         pseudonym = self._pseudonym(Identifier(kind, identifier))
         policies = [p for p in self._policies.values() if p.type == kind]
         keys = [f"banned:{kind}:{pseudonym}", f"violations:{kind}:{pseudonym}", *(self._counter_prefix(pseudonym, p) for p in policies)]
-        banned_for, violations, *counts = self._redis.run_script(_READ, keys, [p.seconds for p in policies])
+        banned_for, violations, *counts = self._redis.run_script(READ, keys, [p.seconds for p in policies])
         rows = []
         for policy, (count, reset) in zip(policies, zip(counts[::2], counts[1::2], strict=True), strict=True):
             row = {"policy": policy.name, "quota": policy.quota, "window": policy.seconds, "count": count, "reset": reset}
@@ -130,7 +95,7 @@ class RateLimiterManager(Manager):
         pseudonym = self._pseudonym(Identifier(kind, identifier))
         policies = [p for p in self._policies.values() if p.type == kind]
         keys = [f"violations:{kind}:{pseudonym}", *(self._counter_prefix(pseudonym, p) for p in policies)]
-        self._redis.run_script(_CLEAR, keys, [p.seconds for p in policies])
+        self._redis.run_script(CLEAR, keys, [p.seconds for p in policies])
 
     def unban(self, kind: str, identifier: str) -> None:
         """Lift the ban of `identifier`, in the record and in Redis, and forget how many it had."""
@@ -165,7 +130,7 @@ class RateLimiterManager(Manager):
         args: list[Any] = [len(identifiers), *self._ban_args]
         for index, policy in checks:
             args += [index, policy.quota, policy.seconds]
-        known, flag, banned_for, new_ban, level, *counts = self._redis.run_script(_ADMIT, keys, args)
+        known, flag, banned_for, new_ban, level, *counts = self._redis.run_script(ADMIT, keys, args)
         if not known:
             self._restore_bans()
         if new_ban >= 0:
@@ -210,7 +175,7 @@ class RateLimiterManager(Manager):
         for ban in bans:
             keys += [f"banned:{ban['_id']}", f"bans:{ban['_id']}"]
             args += [max(1, int((ban["expires_at"] - utc_now()).total_seconds())), ban["level"]]
-        self._redis.run_script(_RESTORE, keys, args)
+        self._redis.run_script(RESTORE, keys, args)
         custom_log("rate limiter filled redis from the record", bans=len(bans))
 
     # While Redis is away
@@ -269,15 +234,6 @@ def network_of(address: str) -> str:
         return address
 
 
-def rate_limit_headers(standing: Standing) -> dict[str, str]:
-    """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10): seconds and requests, no identity."""
-    policy = standing.policy
-    return {
-        "RateLimit-Policy": f'"{policy.name}";q={policy.quota};w={policy.seconds}',
-        "RateLimit": f'"{policy.name}";r={standing.remaining};t={standing.reset}',
-    }
-
-
 def _limited(standing: Standing) -> RateLimited:
     headers = {**rate_limit_headers(standing), "Retry-After": str(max(1, standing.reset))}
     return RateLimited("Slow down.", headers=headers)
@@ -291,68 +247,3 @@ def _policy(name: str, kind: str, text: str, scale: float) -> Policy:
     if quota < 1 or seconds < 1:
         raise BootError(f"RATE_LIMIT_{name.upper()}: requests and seconds must be at least 1")
     return Policy(name, kind, max(1, int(quota * scale)), seconds)
-
-
-# One request, atomically, by the server's clock. KEYS: epoch, session flag, then (banned, violations, bans) for each
-# identifier, then a counter prefix for each check. ARGV: identifiers, ban threshold, violation ttl, ban seconds, ban
-# maximum, then (identifier, quota, window) for each check. Answer: epoch known?, session flag, seconds of a ban,
-# identifier that was banned by this request (or -1), level of that ban, then (count, reset) for each check.
-_ADMIT = """
-local now = tonumber(redis.call('TIME')[1])
-local n = tonumber(ARGV[1])
-local known = redis.call('EXISTS', KEYS[1])
-local flag = redis.call('GET', KEYS[2])
-for i = 0, n - 1 do
-  local ttl = redis.call('TTL', KEYS[3 + 3 * i])
-  if ttl > 0 then return {known, flag, ttl, -1, 0} end
-end
-local answer = {known, flag, 0, -1, 0}
-local first = 2 + 3 * n
-for c = 0, #KEYS - first - 1 do
-  local who, quota, window = tonumber(ARGV[6 + 3 * c]), tonumber(ARGV[7 + 3 * c]), tonumber(ARGV[8 + 3 * c])
-  local key = KEYS[first + 1 + c] .. math.floor(now / window)
-  local count = redis.call('INCR', key)
-  if count == 1 then redis.call('EXPIRE', key, window + 1) end
-  answer[#answer + 1] = count
-  answer[#answer + 1] = window - now % window
-  if count > quota and answer[4] < 0 then
-    local base = 3 + 3 * who
-    local violations = redis.call('INCR', KEYS[base + 1])
-    redis.call('EXPIRE', KEYS[base + 1], ARGV[3])
-    if violations > tonumber(ARGV[2]) then
-      local level = redis.call('INCR', KEYS[base + 2])
-      local seconds = math.min(tonumber(ARGV[4]) * 2 ^ (level - 1), tonumber(ARGV[5]))
-      redis.call('EXPIRE', KEYS[base + 2], ARGV[5] * 2)
-      redis.call('DEL', KEYS[base + 1])
-      redis.call('SET', KEYS[base], level, 'EX', seconds)
-      answer[3], answer[4], answer[5] = seconds, who, level
-    end
-  end
-end
-return answer
-"""
-
-_READ = """
-local now = tonumber(redis.call('TIME')[1])
-local answer = {math.max(0, redis.call('TTL', KEYS[1])), tonumber(redis.call('GET', KEYS[2]) or 0)}
-for i = 3, #KEYS do
-  local window = tonumber(ARGV[i - 2])
-  answer[#answer + 1] = tonumber(redis.call('GET', KEYS[i] .. math.floor(now / window)) or 0)
-  answer[#answer + 1] = window - now % window
-end
-return answer
-"""
-
-_CLEAR = """
-local now = tonumber(redis.call('TIME')[1])
-redis.call('DEL', KEYS[1])
-for i = 2, #KEYS do redis.call('DEL', KEYS[i] .. math.floor(now / tonumber(ARGV[i - 1]))) end
-"""
-
-_RESTORE = """
-for i = 1, #ARGV, 2 do
-  redis.call('SET', KEYS[i + 1], ARGV[i + 1], 'EX', ARGV[i])
-  redis.call('SET', KEYS[i + 2], ARGV[i + 1], 'EX', ARGV[i] * 2 + 60)
-end
-redis.call('SET', KEYS[1], '1')
-"""

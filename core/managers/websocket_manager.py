@@ -16,9 +16,8 @@ from flask_socketio import SocketIO, emit, join_room, leave_room
 from pydantic import BaseModel, Field, ValidationError
 
 from core import context, metrics
+from core.contracts import Identifier, fingerprint_of
 from core.managers.base import Manager
-from core.managers.jwt_manager import fingerprint_of
-from core.managers.rate_limiter_manager import Identifier
 from core.web.models import Body, Text
 from core.web.routing import ADMINS, EVERYONE, Principal
 from tools.error_handling.errors import AppError, Conflict, Forbidden, RateLimited, Unauthenticated

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Response, g, request
 
 from core import context, metrics
-from core.managers.jwt_manager import fingerprint_of
-from core.managers.rate_limiter_manager import Identifier, rate_limit_headers
+from core.contracts import Identifier, fingerprint_of, rate_limit_headers
 from core.web.models import NoQuery, parse_body, parse_query
 from core.web.routing import Answer, Call, Principal, Route
 from tools.error_handling.error_handler import ErrorHandler

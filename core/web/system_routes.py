@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from core import metrics
-from core.managers.rate_limiter_manager import IDENTIFIER_TYPES
+from core.contracts import IDENTIFIER_TYPES
 from core.web.routing import ADMINS, PUBLIC, Answer, Call, Route
 from tools.error_handling.errors import NotFound
 from utils.clock import rfc3339, utc_now

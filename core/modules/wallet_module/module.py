@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.managers.hooks_manager import Kind
+from core.contracts import Kind
 from core.modules.base_module import BaseModule
 from core.modules.wallet_module.repository import WalletRepository
 from core.modules.wallet_module.routes import wallet_routes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from core.managers.hooks_manager import Kind
+from core.contracts import Kind
 from core.modules.base_module import BaseModule
 from core.web.paging import Pager
 from core.web.routing import ADMIN, Route

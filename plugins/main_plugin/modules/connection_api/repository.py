@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pymongo.client_session import ClientSession
 from pymongo.errors import DuplicateKeyError
 
-from core.managers.database_manager import FieldRules
+from core.contracts import FieldRules
 from plugins.main_plugin.modules.connection_api import errors
 from plugins.main_plugin.modules.connection_api.identities import compared_email, compared_username
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from core import metrics
-from core.managers.jwt_manager import REFRESH, fingerprint_of
+from core.contracts import REFRESH, fingerprint_of
 from core.web.models import PageQuery
 from core.web.paging import Pager
 from core.web.routing import Call, Principal
@@ -21,7 +21,8 @@ from utils.clock import utc_now
 from utils.ids import new_id
 
 if TYPE_CHECKING:
-    from core.managers.jwt_manager import JWTManager, TokenPair
+    from core.contracts import TokenPair
+    from core.managers.jwt_manager import JWTManager
 
 
 class Sessions:
