@@ -1,0 +1,63 @@
+"""Applies the roles of init-scripts/collections.json and the three users that hold them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import OperationFailure
+
+from tools.local_stack.dev_secrets import SecretFiles
+from utils.collections import load_collections
+
+# Error codes of MongoDB.
+USER_EXISTS = 51003
+ROLE_EXISTS = 51002
+
+Document = dict[str, Any]
+
+
+def apply_access(client: MongoClient[Document], database: str, secrets: SecretFiles) -> None:
+    """Create or update roles (in `database`) and users (in `admin`, where drivers look for them by default)."""
+    listed = load_collections()
+    _apply_roles(client[database], listed)
+    for user in listed["users"]:
+        access = {
+            "pwd": secrets[user["password_secret"]],
+            "roles": [{"role": user["role"], "db": database}],
+            "mechanisms": ["SCRAM-SHA-256"],
+        }
+        _create_or_update(client["admin"], "User", secrets[user["name_secret"]], USER_EXISTS, **access)
+
+
+def _apply_roles(database: Database[Document], listed: Document) -> None:
+    for role, definition in listed["roles"].items():
+        privileges = [
+            {"resource": {"db": database.name, "collection": collection}, "actions": grant["actions"]}
+            for grant in definition["grants"]
+            for collection in _members(listed, grant["on"])
+        ]
+        inherited = [{"role": name, "db": database.name} for name in definition["inherits"]]
+        _create_or_update(database, "Role", role, ROLE_EXISTS, privileges=privileges, roles=inherited)
+
+
+def _members(listed: Document, group: str) -> list[str]:
+    """The collections that a grant means; an empty name stands for all of the database."""
+    collections = listed["collections"]
+    if group == "database":
+        return [""]
+    if group == "mutable":
+        return [name for name, options in collections.items() if not options.get("append_only")]
+    if group == "public":
+        return [*(name for name, options in collections.items() if not options.get("private")), *listed["views"]]
+    raise ValueError(f"init-scripts/collections.json: no group named {group}")
+
+
+def _create_or_update(database: Database[Document], kind: str, name: str, exists: int, **definition: Any) -> None:
+    try:
+        database.command(f"create{kind}", name, **definition)
+    except OperationFailure as error:
+        if error.code != exists:
+            raise
+        database.command(f"update{kind}", name, **definition)
