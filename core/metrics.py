@@ -11,8 +11,8 @@ _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 REQUESTS = Counter("credit_http_requests_total", "HTTP requests answered.", ("method", "route", "status"))
 REQUEST_SECONDS = Histogram("credit_http_request_duration_seconds", "Time to answer a request.", ("method", "route"), buckets=_LATENCY)
-REQUESTS_IN_FLIGHT = Gauge("credit_http_requests_in_flight", "Requests being answered now.", multiprocess_mode="livesum")
 RATE_LIMIT_DECISIONS = Counter("credit_rate_limit_decisions_total", "What the rate limiter decided.", ("decision",))
+ALLOWED = RATE_LIMIT_DECISIONS.labels("allowed")
 BANS = Counter("credit_bans_total", "Identifiers banned.")
 AUTH_ATTEMPTS = Counter("credit_auth_attempts_total", "Log-ins and refreshes by outcome.", ("kind", "outcome"))
 TRANSACTIONS = Counter("credit_transactions_total", "Ledger transactions posted.", ("type",))
@@ -24,6 +24,20 @@ QUEUE_LENGTH = Gauge("credit_posting_queue_length", "Money verbs that wait for a
 REPLAYS = Counter("credit_idempotency_replays_total", "Money verbs answered from their idempotency record.")
 SOCKETS = Gauge("credit_socket_connections", "Open Socket.IO connections.", multiprocess_mode="livesum")
 SOCKET_EVENTS = Counter("credit_socket_events_total", "Socket.IO events by outcome.", ("event", "outcome"))
+
+
+# Looking a labelled metric up costs more than counting in it, and there are only as many as routes and statuses.
+_request_metrics: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+
+def observe_request(method: str, route: str, status: int, seconds: float) -> None:
+    """Count one answered request; `route` is a template and never a path."""
+    found = _request_metrics.get((method, route, status))
+    if found is None:
+        found = REQUESTS.labels(method, route, str(status)), REQUEST_SECONDS.labels(method, route)
+        _request_metrics[method, route, status] = found
+    found[0].inc()
+    found[1].observe(seconds)
 
 
 def exposition() -> bytes:

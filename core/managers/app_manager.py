@@ -26,6 +26,7 @@ from core.managers.vault_manager import VaultManager
 from core.managers.websocket_manager import WebSocketManager
 from core.web.flask_app import make_flask_app
 from core.web.request_chain import RequestChain
+from core.web.security_headers import SecurityHeaders
 from core.web.system_routes import SystemRoutes
 from tools.error_handling.error_handler import ErrorHandler
 from tools.error_handling.errors import AppError
@@ -201,6 +202,7 @@ class AppManager:
         self.chain.mount(self.plugin_manager.routes)
         app.jinja_loader = ChoiceLoader([FileSystemLoader(d) for d in self.plugin_manager.template_dirs])
         self.websocket_manager.attach(app)
+        app.wsgi_app = SecurityHeaders(app.wsgi_app)  # type: ignore[method-assign]
         if self.config["PROXY_COUNT"]:
             hops = self.config["PROXY_COUNT"]
             # After Socket.IO has wrapped the app, or its requests would be seen as coming from the proxy.

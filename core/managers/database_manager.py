@@ -57,6 +57,7 @@ class DatabaseManager(Manager):
     def initialize(self) -> bool:
         self._rules: dict[str, FieldRules] = {}
         self._clients: dict[str, MongoClient[Document]] = {}
+        self._collections: dict[tuple[str, str], Collection[Document]] = {}
         for role in _CREDENTIALS:
             self._clients[role] = self._connect(role)
         for role in (READ_WRITE, ADMIN, READ_ONLY):
@@ -160,7 +161,10 @@ class DatabaseManager(Manager):
 
     def collection(self, name: str, role: str = READ_WRITE) -> Collection[Document]:
         """The driver's collection, for repositories that write in bulk; use it inside `reading` or `transaction`."""
-        return self._database(role)[name]
+        found = self._collections.get((role, name))
+        if found is None:
+            found = self._collections[role, name] = self._database(role)[name]
+        return found
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -232,7 +236,9 @@ class DatabaseManager(Manager):
                 raise BootError(f"mongodb at {place}: log-in refused ({_CREDENTIALS[role][0].lower()} and its password)") from error
             raise BootError(f"mongodb at {place}: {type(error).__name__}") from error
         except PyMongoError as error:
-            raise BootError(f"mongodb at {place}: not reachable") from error
+            # The driver drops servers that are no members of the set that the address names.
+            why = "not reachable" if client.topology_description.server_descriptions() else "no member of the replica set answers there"
+            raise BootError(f"mongodb at {place}: {why}") from error
         if "setName" not in hello:
             raise BootError(f"mongodb at {place}: not a replica set, so it has no transactions")
         if hello.get("arbiters"):

@@ -27,6 +27,7 @@ _LEEWAY_SECONDS = 30
 _FLAG_SECONDS = 60
 _REVOKE = "for _, key in ipairs(KEYS) do redis.call('SET', key, '0', 'EX', ARGV[1]) end"
 _FLAG_ACTIVE = "redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1])"
+_VERIFIED_MAX = 4096
 _UNUSABLE = "The token is not valid."
 
 
@@ -42,6 +43,8 @@ class JWTManager(Manager):
         self._key_id = hashlib.sha256(master).hexdigest()[:8]
         self._ttl = {ACCESS: config["JWT_ACCESS_TTL"], REFRESH: config["JWT_REFRESH_TTL"]}
         self._issuer, self._audience = config["JWT_ISSUER"], config["JWT_AUDIENCE"]
+        # Claims of tokens that were verified before: a signature stays right, and checking it costs more than the rest.
+        self._verified: dict[tuple[str, str], dict[str, Any]] = {}
         self._codec = jwt.PyJWT(options={"enforce_minimum_key_length": True})
         self.initialized = True
         return True
@@ -68,6 +71,20 @@ class JWTManager(Manager):
 
         `fingerprint`: of the client that sends it; None skips the check (callers that have no client at hand).
         """
+        claims = self._verified.get((kind, token))
+        if claims is None:
+            claims = self._verify(token, kind)
+            if len(self._verified) >= _VERIFIED_MAX:
+                self._verified.clear()
+            self._verified[kind, token] = claims
+        elif claims["exp"] <= time.time() - _LEEWAY_SECONDS:
+            raise Unauthenticated("The token has expired.", code="token-expired")
+        if fingerprint is not None and claims["fpt"] and not hmac.compare_digest(claims["fpt"], fingerprint):
+            raise Unauthenticated("The token belongs to another client.", code="token-invalid")
+        return claims
+
+    def _verify(self, token: str, kind: str) -> dict[str, Any]:
+        """Check everything about `token` that cannot change: signature, type, claims; and whether it has begun and not ended."""
         try:
             decoded = self._codec.decode_complete(
                 token,
@@ -85,8 +102,6 @@ class JWTManager(Manager):
         claims: dict[str, Any] = decoded["payload"]
         if decoded["header"].get("typ") != _HEADER_TYPES[kind] or claims["typ"] != kind:
             raise Unauthenticated(_UNUSABLE, code="token-invalid")
-        if fingerprint is not None and claims["fpt"] and not hmac.compare_digest(claims["fpt"], fingerprint):
-            raise Unauthenticated("The token belongs to another client.", code="token-invalid")
         return claims
 
     def is_token_valid(self, token: str, kind: str = ACCESS) -> bool:
@@ -135,7 +150,7 @@ class JWTManager(Manager):
         return "healthy", {"algorithm": _ALGORITHM, "key_id": self._key_id}
 
     def dispose(self) -> None:
-        self._keys = {}
+        self._keys, self._verified = {}, {}
         self.initialized = False
 
     def _claims(self, kind: str, user_id: str, role: str, session_id: str, fingerprint: str) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class RateLimiterManager(Manager):
             if count > standing.policy.quota:
                 metrics.RATE_LIMIT_DECISIONS.labels("limited").inc()
                 raise _limited(standing)
-        metrics.RATE_LIMIT_DECISIONS.labels("allowed").inc()
+        metrics.ALLOWED.inc()
         return Admission(tightest, None if flag is None else flag == b"1")
 
     def _record_ban(self, ban_id: str, level: int, seconds: int) -> None:

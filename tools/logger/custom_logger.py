@@ -3,49 +3,64 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
 
-from pythonjsonlogger.json import JsonFormatter
-
 from tools.logger.redaction import redact, redact_text
+from utils.clock import rfc3339
 
 _SERVER = logging.getLogger("credit.server")
 _GAME = logging.getLogger("credit.game_play")
 _FUNCTION = logging.getLogger("credit.function")
 _FILES = {_SERVER: "server.log", _GAME: "game_play.log", _FUNCTION: "function.log"}
-_FIELDS = "credit_fields"
+_FIELDS, _LINE = "credit_fields", "credit_line"
 
 
-class _JsonLine(JsonFormatter):
-    """One JSON object a line; json.dumps escapes line breaks, so that nobody can forge a second line."""
-
-    def __init__(self) -> None:
-        super().__init__("%(levelname)s %(name)s %(message)s", rename_fields={"levelname": "level", "name": "logger"}, timestamp=True)
-
-    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        log_data.update(log_data.pop(_FIELDS, None) or {})
-        return log_data
+class _Line(logging.Formatter):
+    """Formats a record once, however many handlers write it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact_text(super().format(record))
+        line: str | None = getattr(record, _LINE, None)
+        if line is None:
+            line = redact_text(self.render(record, getattr(record, _FIELDS, {})))
+            setattr(record, _LINE, line)
+        return line
+
+    def render(self, record: logging.LogRecord, fields: dict[str, Any]) -> str:
+        raise NotImplementedError
+
+    def traceback_of(self, record: logging.LogRecord) -> str:
+        return self.formatException(record.exc_info) if record.exc_info else ""
 
 
-class _TextLine(logging.Formatter):
+class _JsonLine(_Line):
+    """One JSON object a line; json escapes line breaks, so that nobody can forge a second line."""
+
+    def render(self, record: logging.LogRecord, fields: dict[str, Any]) -> str:
+        line = {"timestamp": _time_of(record), "level": record.levelname, "logger": record.name, "message": record.getMessage(), **fields}
+        if record.exc_info:
+            line["exception"] = self.traceback_of(record)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class _TextLine(_Line):
     """`time level message key=value ...` on one line."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+    def render(self, record: logging.LogRecord, fields: dict[str, Any]) -> str:
+        parts = [_time_of(record), f"{record.levelname:<7}", record.getMessage(), *(f"{key}={value}" for key, value in fields.items())]
+        text = " ".join([*parts, self.traceback_of(record)]).rstrip()
+        return text.replace("\\", "\\\\").replace("\r", "\\r").replace("\n", "\\n")
 
-    def format(self, record: logging.LogRecord) -> str:
-        fields = getattr(record, _FIELDS, None) or {}
-        line = super().format(record) + "".join(f" {key}={value}" for key, value in fields.items())
-        return redact_text(line.replace("\r", "\\r").replace("\n", "\\n"))
+
+def _time_of(record: logging.LogRecord) -> str:
+    return rfc3339(datetime.fromtimestamp(record.created, UTC))
 
 
 def configure_logging(config: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Discriminator, Field, Tag, model_validator
@@ -35,6 +35,16 @@ def _is_plain(value: Any) -> bool:
 
 
 Metadata = Annotated[dict[str, Any], AfterValidator(_checked_metadata)]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is out of range") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class GrantBody(Body):
@@ -84,15 +94,15 @@ class MoneyQuery(Query):
 
 
 class BalanceQuery(Query):
-    at: AwareDatetime | None = None
+    at: Moment | None = None
 
 
 class HistoryQuery(PageQuery):
     """`from` and `to` bound the time (from included, to excluded)."""
 
     type: Literal["grant", "debit", "transfer", "capture", "reversal", "expiry"] | None = None
-    from_: AwareDatetime | None = Field(default=None, alias="from")
-    to: AwareDatetime | None = None
+    from_: Moment | None = Field(default=None, alias="from")
+    to: Moment | None = None
     reference: Reference | None = None
     counterparty: Id | None = None
 

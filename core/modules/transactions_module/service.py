@@ -7,9 +7,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from core.modules.transactions_module import errors
 from core.modules.transactions_module.commands import Actor, Claim, Command, Verdict
 from core.modules.transactions_module.engine import PostingEngine
-from core.modules.transactions_module.ledger import DEBIT, GRANT, ISSUANCE, REVENUE, TRANSFER, Draft, GrantTerms
+from core.modules.transactions_module.ledger import DEBIT, GRANT, ISSUANCE, REVENUE, TRANSFER, Draft, GrantTerms, is_system
 from core.modules.transactions_module.repository import LedgerRepository, to_lot
 from core.modules.transactions_module.schemas import (
     DebitBody,
@@ -52,32 +53,37 @@ class TransactionService:
 
     def grant(self, call: Call) -> Verdict:
         body: GrantBody = call.body
-        wallet_id = self._wallets.resolve(call.caller, call.params["id"])
+        wallet_id = self._named(call.caller, call.params["id"], "destination")
         terms = GrantTerms(body.category, body.priority)
         draft = Draft(GRANT, body.amount, ISSUANCE, wallet_id, body.reference, body.reason, body.metadata, terms)
         return self._submit(call, draft)
 
     def debit(self, call: Call) -> Verdict:
         body: DebitBody = call.body
-        wallet_id = self._wallets.resolve(call.caller, call.params["id"])
+        wallet_id = self._named(call.caller, call.params["id"], "source")
         return self._submit(call, Draft(DEBIT, body.amount, wallet_id, REVENUE, body.reference, body.reason, body.metadata))
 
     def transfer(self, call: Call) -> Verdict:
         body: TransferBody = call.body
-        source = self._wallets.resolve(call.caller, body.source)
+        source = self._named(call.caller, body.source, "source")
         destination = self._destination(call.caller, body)
         return self._submit(call, Draft(TRANSFER, body.amount, source, destination, body.reference, body.memo, body.metadata))
 
     def _destination(self, principal: Principal, body: TransferBody) -> str:
         if isinstance(body.destination, str):
-            return self._wallets.resolve(principal, body.destination)
+            return self._named(principal, body.destination, "destination")
         user_id = self._find_user(body.destination.username)
         if user_id is None:
-            raise NotFound("There is no such destination wallet.")
+            raise errors.wallet_not_found("destination")
         return wallet_id_of(user_id)
 
+    def _named(self, principal: Principal, wallet_id: str, role: str) -> str:
+        """The wallet that a client names. The system's accounts are none: only the verbs that use them reach those."""
+        if is_system(wallet_id):
+            raise errors.wallet_not_found(role)
+        return self._wallets.resolve(principal, wallet_id)
+
     def _submit(self, call: Call, draft: Draft) -> Verdict:
-        _refuse_system(draft)
         principal = call.caller
         actor = Actor(principal.user_id, principal.role in _PRIVILEGED, principal.role in _SEES_ALL)
         claim = None
@@ -100,7 +106,7 @@ class TransactionService:
             state = {"settled": entry["balance_after"], "held": entry["held_after"]} if entry else {"settled": 0, "held": 0}
         # The limit as it is now: only what was posted has a history.
         available = state["settled"] + wallet["credit_limit"] - state["held"]
-        as_of = rfc3339(at.astimezone(utc_now().tzinfo) if at is not None else utc_now())
+        as_of = rfc3339(at or utc_now())
         return {"wallet_id": wallet["_id"], "asset": wallet["asset"], **state, "available": available, "as_of": as_of}
 
     def _last_entry(self, wallet_id: str, last_seq: int, at: datetime) -> dict[str, Any] | None:
@@ -144,13 +150,6 @@ class TransactionService:
         if not visible and principal.role == USER:
             raise NotFound("There is no such transaction.")
         return transaction_view(transaction, visible)
-
-
-def _refuse_system(draft: Draft) -> None:
-    """A client names wallets; the accounts of the system are only reached by the verbs that use them."""
-    for field, account, own in (("source", draft.source, ISSUANCE), ("destination", draft.destination, REVENUE)):
-        if account.startswith("system:") and account != own:
-            raise NotFound(f"There is no such {field} wallet.")
 
 
 def _history_filters(query: HistoryQuery) -> dict[str, Any]:
