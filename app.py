@@ -3,11 +3,14 @@
 import sys
 
 from utils import green
-from utils.config.config import load_plain
+from utils.config.config import ConfigError, load_plain
 
 if __name__ == "__main__":
     # Before the other imports, which would keep the unpatched parts of the standard library.
-    green.patch(load_plain()["ASYNC_MODE"])
+    try:
+        green.patch(load_plain()["ASYNC_MODE"])
+    except ConfigError as error:
+        sys.exit(f"boot failed: settings: {error}")
 
 from flask import Flask
 

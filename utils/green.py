@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-MODES = ("eventlet", "gevent", "threading")
+# Taken before anything is patched: for checks that do not wait, and so need no event loop.
+native_poll = select.poll
 
 
 def patch(mode: str) -> None:

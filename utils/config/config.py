@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -25,11 +26,21 @@ def _as_bool(text: str) -> bool:
     raise ValueError("not a boolean")
 
 
+def _as_number(text: str) -> float:
+    return _finite(float(text))
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise ValueError("not a number to calculate with")
+    return number
+
+
 def _as_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-_PARSERS: dict[type, Callable[[str], Any]] = {str: str, int: int, float: float, bool: _as_bool, tuple: _as_list}
+_PARSERS: dict[type, Callable[[str], Any]] = {str: str, int: int, float: _as_number, bool: _as_bool, tuple: _as_list}
 _TYPE_NAMES = {str: "text", int: "integer", float: "number", bool: "boolean", tuple: "comma-separated list"}
 
 
@@ -45,6 +56,7 @@ class Setting:
     required: bool = True
     bootstrap: bool = False
     minimum: float | None = None
+    maximum: float | None = None
     min_length: int = 1
     choices: tuple[str, ...] = ()
 
@@ -62,7 +74,9 @@ class Setting:
             raise ConfigError(f"{self.key}: expected one of {', '.join(self.choices)}")
         if self.minimum is not None and value < self.minimum:
             raise ConfigError(f"{self.key}: must be at least {self.minimum:g}")
-        if self.secret and len(value) < self.min_length:
+        if self.maximum is not None and value > self.maximum:
+            raise ConfigError(f"{self.key}: must be at most {self.maximum:g}")
+        if self.secret and min(map(len, value.splitlines()), default=0) < self.min_length:
             raise ConfigError(f"secret {self.file_name}: shorter than {self.min_length} characters")
         return value
 
@@ -71,8 +85,8 @@ class Setting:
             return _PARSERS[self.type](raw)
         if self.type is tuple and isinstance(raw, list):
             return tuple(str(part) for part in raw)
-        if self.type is float and isinstance(raw, int) and not isinstance(raw, bool):
-            return float(raw)
+        if self.type is float and isinstance(raw, (int, float)) and not isinstance(raw, bool):
+            return _finite(float(raw))
         if type(raw) is self.type:
             return raw
         raise ValueError
@@ -94,7 +108,7 @@ SETTINGS: tuple[Setting, ...] = (
     _secret("VAULT_SECRET_ID", "Secret id of our AppRole; needed with VAULT_ADDR.", required=False, bootstrap=True),
     # The server.
     Setting("HOST", str, "127.0.0.1", "Address to listen on."),
-    Setting("PORT", int, 5000, "Port to listen on.", minimum=1),
+    Setting("PORT", int, 5000, "Port to listen on.", minimum=1, maximum=65535),
     Setting("WORKERS", int, 4, "Number of worker processes.", minimum=1),
     Setting("WORKER_CONNECTIONS", int, 1000, "Connections one worker serves at a time.", minimum=1),
     Setting("ASYNC_MODE", str, "eventlet", "Green threads of the workers.", choices=("eventlet", "gevent")),
@@ -204,10 +218,11 @@ class Config(Mapping[str, Any]):
 
 def load_bootstrap(environ: Mapping[str, str] = os.environ) -> Config:
     """First pass: the settings that say where the others come from (files, environment, default)."""
+    file_values = _config_file(environ)
     found: dict[str, Value] = {}
     for setting in (s for s in SETTINGS if s.bootstrap):
         secrets_dir = found["SECRETS_DIR"].value if "SECRETS_DIR" in found else ""
-        found[setting.key] = _resolve(setting, {}, {}, secrets_dir, environ)
+        found[setting.key] = _resolve(setting, {}, file_values, secrets_dir, environ)
     if found["VAULT_ADDR"].value:
         _refuse_missing(found, ("VAULT_ROLE_ID", "VAULT_SECRET_ID"))
     return Config(found)
@@ -219,7 +234,7 @@ def load_config(vault: Mapping[str, str] | None = None, environ: Mapping[str, st
     `vault`: what Vault holds for us, keys in lower case. Raises ConfigError that names a missing or unusable setting.
     """
     bootstrap = load_bootstrap(environ)
-    file_values = _read_config_file(bootstrap["CONFIG_FILE"])
+    file_values = _config_file(environ)
     found = {
         setting.key: _resolve(setting, vault or {}, file_values, bootstrap["SECRETS_DIR"], environ)
         for setting in SETTINGS
@@ -231,8 +246,7 @@ def load_config(vault: Mapping[str, str] | None = None, environ: Mapping[str, st
 
 def load_plain(environ: Mapping[str, str] = os.environ) -> Config:
     """The settings that are no secrets, from the config file and the environment; for what runs before Vault is up."""
-    bootstrap = load_bootstrap({**environ, "VAULT_ADDR": ""})
-    file_values = _read_config_file(bootstrap["CONFIG_FILE"])
+    file_values = _config_file(environ)
     plain = (setting for setting in SETTINGS if not setting.secret)
     return Config({s.key: _resolve(s, {}, file_values, "", environ) for s in plain})
 
@@ -270,7 +284,9 @@ def _refuse_missing(found: Mapping[str, Value], keys: Iterable[str]) -> None:
         raise ConfigError(f"missing secret {', '.join(missing)}: put each into a file of that name in SECRETS_DIR, or into Vault")
 
 
-def _read_config_file(path: str) -> dict[str, Any]:
+def _config_file(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the config file says; where it is, only the environment can say."""
+    path = environ.get("CONFIG_FILE", "")
     if not path:
         return {}
     try:
@@ -280,6 +296,8 @@ def _read_config_file(path: str) -> dict[str, Any]:
     unknown = sorted(key for key in values if key not in BY_KEY)
     if unknown:
         raise ConfigError(f"CONFIG_FILE: unknown setting {', '.join(unknown)}")
+    if "CONFIG_FILE" in values:
+        raise ConfigError("CONFIG_FILE: a config file cannot name another one")
     secret = sorted(key for key in values if BY_KEY[key].secret)
     if secret:
         raise ConfigError(f"CONFIG_FILE: {', '.join(secret)} is a secret, and belongs into a file of its own")

@@ -23,7 +23,7 @@ def shown_username(text: str) -> str:
 
 def compared_username(text: str) -> str:
     """Two usernames are the same when this is."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return _folded(text)
 
 
 def shown_email(text: str) -> str:
@@ -36,4 +36,9 @@ def shown_email(text: str) -> str:
 
 def compared_email(text: str) -> str:
     """Two addresses are the same when this is."""
-    return unicodedata.normalize("NFKC", text.strip().casefold())
+    return _folded(text.strip())
+
+
+def _folded(text: str) -> str:
+    # Composed first too: of some characters (a Fraktur H, say) casefold only knows what they are composed to.
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
