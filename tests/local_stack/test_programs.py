@@ -8,7 +8,7 @@ import pytest
 
 from tools.local_stack import ServerFailed
 from tools.local_stack.mongod import find_mongod
-from tools.local_stack.programs import find_program
+from tools.local_stack.programs import find_program, in_package, version_of, with_bundled_curl
 
 
 def script(path: Path, body: str) -> Path:
@@ -54,3 +54,8 @@ def test_a_mongod_named_by_the_user_is_not_silently_replaced(monkeypatch: pytest
     monkeypatch.setenv("MONGOD", "/nowhere/mongod")
     with pytest.raises(ServerFailed, match="/nowhere/mongod"):
         find_mongod()
+
+
+def test_the_wheels_mongod_also_runs_with_the_libcurl_of_a_wheel() -> None:
+    (mongod,) = with_bundled_curl(in_package("fiftyone/db/bin/mongod"))
+    assert version_of(mongod) >= (6, 0)

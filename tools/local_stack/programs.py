@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -55,6 +56,26 @@ def in_scripts(name: str) -> list[Path]:
     """A program in the virtual environment's `bin`."""
     program = Path(sysconfig.get_path("scripts"), name)
     return [program] if program.exists() else []
+
+
+def with_bundled_curl(programs: Iterable[Path]) -> list[Path]:
+    """Each program behind a script that shows it the libcurl inside the pycurl wheel, for machines that have none."""
+    libraries = Path(sysconfig.get_path("purelib"), "pycurl.libs")
+    curl = next(libraries.glob("libcurl-*.so.4*"), None)
+    if curl is None:
+        return []
+    with suppress(FileExistsError):
+        (libraries / "libcurl.so.4").symlink_to(curl.name)
+    return [_script_with_libraries(program, libraries) for program in programs]
+
+
+def _script_with_libraries(program: Path, libraries: Path) -> Path:
+    script = Path(sysconfig.get_path("scripts"), f"{program.name}-with-curl")
+    draft = script.with_name(f"{script.name}.{os.getpid()}")
+    draft.write_text(f"#!/bin/sh\nLD_LIBRARY_PATH='{libraries}' exec '{program}' \"$@\"\n")
+    draft.chmod(0o755)
+    draft.rename(script)  # at once, for several that start side by side
+    return script
 
 
 def version_of(program: Path) -> Version:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
 
-from tools.logger.redaction import redact, redact_text
+from tools.logger.redaction import may_be_sensitive, redact
 from utils.clock import rfc3339
 
 _SERVER = logging.getLogger("credit.server")
@@ -21,6 +22,8 @@ _GAME = logging.getLogger("credit.game_play")
 _FUNCTION = logging.getLogger("credit.function")
 _FILES = {_SERVER: "server.log", _GAME: "game_play.log", _FUNCTION: "function.log"}
 _FIELDS, _LINE = "credit_fields", "credit_line"
+# What json leaves as it is and still ends a line somewhere, moves a terminal's cursor, or has no UTF-8.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class _Line(logging.Formatter):
@@ -29,33 +32,37 @@ class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: str | None = getattr(record, _LINE, None)
         if line is None:
-            line = redact_text(self.render(record, getattr(record, _FIELDS, {})))
+            traceback = self.formatException(record.exc_info) if record.exc_info else ""
+            parts = (record.getMessage(), getattr(record, _FIELDS, {}), traceback)
+            line = self.render(record, *parts)
+            if may_be_sensitive(line):
+                # Part by part: in the finished line a mask could cut an escape in two, and it would be no JSON any more.
+                line = self.render(record, *redact(parts))
+            if not line.isprintable():
+                line = _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
             setattr(record, _LINE, line)
         return line
 
-    def render(self, record: logging.LogRecord, fields: dict[str, Any]) -> str:
+    def render(self, record: logging.LogRecord, message: str, fields: dict[str, Any], traceback: str) -> str:
         raise NotImplementedError
-
-    def traceback_of(self, record: logging.LogRecord) -> str:
-        return self.formatException(record.exc_info) if record.exc_info else ""
 
 
 class _JsonLine(_Line):
     """One JSON object a line; json escapes line breaks, so that nobody can forge a second line."""
 
-    def render(self, record: logging.LogRecord, fields: dict[str, Any]) -> str:
-        line = {"timestamp": _time_of(record), "level": record.levelname, "logger": record.name, "message": record.getMessage(), **fields}
-        if record.exc_info:
-            line["exception"] = self.traceback_of(record)
+    def render(self, record: logging.LogRecord, message: str, fields: dict[str, Any], traceback: str) -> str:
+        line = {"timestamp": _time_of(record), "level": record.levelname, "logger": record.name, "message": message, **fields}
+        if traceback:
+            line["exception"] = traceback
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
 class _TextLine(_Line):
     """`time level message key=value ...` on one line."""
 
-    def render(self, record: logging.LogRecord, fields: dict[str, Any]) -> str:
-        parts = [_time_of(record), f"{record.levelname:<7}", record.getMessage(), *(f"{key}={value}" for key, value in fields.items())]
-        text = " ".join([*parts, self.traceback_of(record)]).rstrip()
+    def render(self, record: logging.LogRecord, message: str, fields: dict[str, Any], traceback: str) -> str:
+        parts = [_time_of(record), f"{record.levelname:<7}", message, *(f"{key}={value}" for key, value in fields.items())]
+        text = " ".join([*parts, traceback]).rstrip()
         return text.replace("\\", "\\\\").replace("\r", "\\r").replace("\n", "\\n")
 
 
@@ -88,6 +95,8 @@ def configure_logging(config: Mapping[str, Any]) -> None:
 def _replace_handlers(logger: logging.Logger, handlers: list[logging.Handler]) -> None:
     for old in list(logger.handlers):
         logger.removeHandler(old)
+        if isinstance(old, WatchedFileHandler):
+            old.close()
     for handler in handlers:
         logger.addHandler(handler)
 
