@@ -12,6 +12,7 @@ from flask import Flask
 from jinja2 import ChoiceLoader, FileSystemLoader
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from core.disposal import dispose_in_reverse
 from core.managers.base import BootError, Manager
 from core.managers.database_manager import DatabaseManager
 from core.managers.encryption_manager import EncryptionManager
@@ -116,12 +117,8 @@ class AppManager:
 
     def dispose(self) -> None:
         """Stop the managers in reverse; every one is told, whatever the others do. Safe to call twice."""
-        while self._started:
-            manager = self._started.pop()
-            try:
-                manager.dispose()
-            except Exception as error:  # noqa: BLE001  one that fails must not keep the others open
-                log_exception("a manager failed to dispose", error, manager=manager.name)
+        started, self._started = self._started, []
+        dispose_in_reverse({manager.name: manager for manager in started}, "manager")
 
     # For modules and plugins, as the seeds have it
 

@@ -30,7 +30,7 @@ from core.audit import audit_entry
 from core.contracts import FieldRules
 from core.managers.base import BootError, Manager
 from tools.error_handling.errors import OutcomeUnknown, Unavailable
-from tools.logger.custom_logger import custom_log
+from tools.logger.custom_logger import custom_log, log_function
 from utils import deadline
 from utils.collections import apply_collections
 
@@ -65,6 +65,7 @@ class DatabaseManager(Manager):
         self.initialized = True
         return True
 
+    @log_function
     def prepare(self) -> None:
         """Make the collections and indexes that the product declares; done once a start, not in every worker."""
         with self._errors():

@@ -7,9 +7,9 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from core import modules as modules_package
+from core.disposal import dispose_in_reverse
 from core.managers.base import BootError, Manager
 from core.modules.base_module import BaseModule
-from tools.logger.custom_logger import custom_log
 from utils.ordering import dependency_order
 
 if TYPE_CHECKING:
@@ -72,13 +72,10 @@ class ModuleManager(Manager):
         return ("healthy" if all(s == "healthy" for s in states) else "degraded"), {"modules": len(states)}
 
     def dispose(self) -> None:
-        for key, module in reversed(getattr(self, "_modules", {}).items()):
+        modules, self._modules = getattr(self, "_modules", {}), {}
+        for key in reversed(modules):
             self.app_manager.hooks_manager.trigger("before_module_dispose", key, context=key)
-            try:
-                module.dispose()
-            except Exception as error:  # noqa: BLE001  one that fails must not keep the others open
-                custom_log("a module failed to dispose", level="ERROR", module=key, error=type(error).__name__)
-        self._modules = {}
+        dispose_in_reverse(modules, "module")
         self.initialized = False
 
 

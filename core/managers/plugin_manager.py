@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.disposal import dispose_in_reverse
 from core.managers.base import BootError, Manager
 from core.web.routing import Route
-from tools.logger.custom_logger import custom_log
 from utils.ordering import dependency_order
 
 _REGISTRY = "plugins.plugin_registry"
@@ -67,10 +67,6 @@ class PluginManager(Manager):
         return "healthy", {"plugins": sorted(self._plugins)}
 
     def dispose(self) -> None:
-        for key, plugin in reversed(getattr(self, "_plugins", {}).items()):
-            try:
-                plugin.dispose()
-            except Exception as error:  # noqa: BLE001  one that fails must not keep the others open
-                custom_log("a plugin failed to dispose", level="ERROR", plugin=key, error=type(error).__name__)
-        self._plugins = {}
+        plugins, self._plugins = getattr(self, "_plugins", {}), {}
+        dispose_in_reverse(plugins, "plugin")
         self.initialized = False

@@ -17,7 +17,7 @@ from core.contracts import Admission, Identifier, Policy, Standing, rate_limit_h
 from core.managers.base import BootError, Manager
 from core.managers.rate_limiter_scripts import ADMIT, CLEAR, READ, RESTORE
 from tools.error_handling.errors import Banned, RateLimited, Unavailable
-from tools.logger.custom_logger import custom_log
+from tools.logger.custom_logger import custom_log, log_function
 from utils.clock import utc_now
 
 # Policies whose requests cost much or move money: while Redis is away they fail closed after a small allowance.
@@ -168,6 +168,7 @@ class RateLimiterManager(Manager):
         except Unavailable:
             custom_log("a ban could not be recorded", level="ERROR", ban=ban_id)
 
+    @log_function
     def _restore_bans(self) -> None:
         """Redis has lost its memory (or is new): put the bans that still run back, then mark it as filled."""
         bans = self.app_manager.database_manager.find_many("bans", {"expires_at": {"$gt": utc_now()}}, limit=10_000)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from core.disposal import dispose_in_reverse
 from core.managers.base import Manager
 from tools.error_handling.errors import Unavailable
 from tools.logger.custom_logger import custom_log
@@ -103,13 +104,8 @@ class ServicesManager(Manager):
         return ("degraded" if away else "healthy"), {"services": len(self._services), "away": away}
 
     def dispose(self) -> None:
-        for key, instance in reversed(getattr(self, "_services", {}).items()):
-            if hasattr(instance, "dispose"):
-                try:
-                    instance.dispose()
-                except Exception as error:  # noqa: BLE001  one that fails must not keep the others open
-                    custom_log("a service failed to dispose", level="ERROR", service=key, error=type(error).__name__)
-        self._services = {}
+        services, self._services = getattr(self, "_services", {}), {}
+        dispose_in_reverse(services, "service")
         if hasattr(self, "_http"):
             self._http.close()
         self.initialized = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 import time
@@ -20,6 +21,7 @@ from tools.error_handling.error_handler import ErrorHandler
 from tools.error_handling.errors import (
     Forbidden,
     MalformedRequest,
+    PayloadTooLarge,
     Unauthenticated,
     UnsupportedMediaType,
 )
@@ -237,6 +239,9 @@ def _fingerprint(environ: dict[str, Any], current: Request) -> str:
 def _read_body(route: Route) -> Any:
     assert route.body is not None
     raw = request.get_data(cache=False)
+    # Of a body without a Content-Length, Werkzeug returns what fits and says nothing about the rest.
+    if request.content_length is None and len(raw) >= (request.max_content_length or math.inf):
+        raise PayloadTooLarge("The body is too large.")
     if raw and not request.is_json:
         raise UnsupportedMediaType("Send the body as application/json.")
     return parse_body(route.body, raw or b"{}")

@@ -1,6 +1,8 @@
-"""Prints the settings table of the README: `python -m utils.config`."""
+"""Prints the settings as the README shows them (`python -m utils.config`), or `.env.example` (`... env`)."""
 
-from utils.config.config import settings_table
+import sys
+
+from utils.config.config import example_environment, settings_table
 
 if __name__ == "__main__":
-    print(settings_table())
+    print(example_environment() if sys.argv[1:] == ["env"] else settings_table())

@@ -308,6 +308,15 @@ def _shown(value: Any) -> str:
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
+def example_environment() -> str:
+    """`.env.example`: every setting that may come from the environment, at its default, with what it is."""
+    lines = ["# Settings and their defaults; secrets do not belong here but into files (SECRETS_DIR) or Vault."]
+    for setting in SETTINGS:
+        if not setting.secret:
+            lines += ["", f"# {setting.doc}", f"#{setting.key}={_shown(setting.default)}"]
+    return "\n".join(lines)
+
+
 def settings_table() -> str:
     """The settings as a Markdown table, as the README shows it."""
     rows = ["| setting | default | what it is |", "|---|---|---|"]

@@ -16,7 +16,7 @@ from typing import Protocol
 from core import metrics
 from core.modules.transactions_module.commands import Command, Outcome, Snapshot, Verdict, decide
 from tools.error_handling.errors import AppError, OutcomeUnknown, Unavailable
-from tools.logger.custom_logger import custom_log, log_exception
+from tools.logger.custom_logger import custom_log, log_exception, log_function
 from utils import deadline
 from utils.clock import utc_now
 
@@ -67,6 +67,7 @@ class PostingEngine:
     def start(self) -> None:
         self._thread.start()
 
+    @log_function
     def stop(self) -> None:
         """Refuse new commands, finish those that wait, then end."""
         with self._changed:

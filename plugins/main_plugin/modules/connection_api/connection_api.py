@@ -14,7 +14,7 @@ from plugins.main_plugin.modules.connection_api.repository import ConnectionRepo
 from plugins.main_plugin.modules.connection_api.routes import connection_routes
 from plugins.main_plugin.modules.connection_api.sessions import Sessions
 from plugins.main_plugin.modules.connection_api.users import Users
-from tools.logger.custom_logger import custom_log
+from tools.logger.custom_logger import custom_log, log_function
 
 if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
@@ -37,6 +37,7 @@ class ConnectionAPI(BaseModule):
         app_manager.services_manager.register_service("user_directory", self.users)
         return True
 
+    @log_function
     def prepare(self) -> None:
         """Make the first admin from the secrets `admin_email` and `admin_password`, while there is none."""
         email, password = self._config["ADMIN_EMAIL"], self._config["ADMIN_PASSWORD"]
