@@ -20,6 +20,7 @@ from utils.collections import apply_collections
 
 OLDEST = (6, 0)
 WIRED_TIGER_CACHE_GB = "0.5"
+TRANSACTION_SECONDS = 5
 WAYS_OUT = """
 Two ways out: `docker compose up`, which brings its own; or a MongoDB replica set of yours:
   make run 'MONGODB_URI=mongodb://host:27017/?replicaSet=rs0' (users and roles: init-scripts/mongodb-init.js)"""
@@ -70,6 +71,8 @@ class Mongod(Server):
             # A lone member has nobody to hand over to: the default waits 15 s for that at each stop.
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            # What a killed worker leaves open blocks its wallets until the server gives it up, by default after 60 s.
+            *("--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_SECONDS}"),
             *(("--setParameter", "enableTestCommands=1") if self._test_commands else ()),
         ]
 
