@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FINGERPRINT_COOKIE = "__Secure-fingerprint"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 # Visible ASCII; RFC draft idempotency-key-header-07 quotes the value, most clients do not: both are taken.
-_IDEMPOTENCY_KEY = re.compile(r'"([\x21\x23-\x7e]{1,253})"|([\x21-\x7e]{1,255})')
+_IDEMPOTENCY_KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
 _UNMATCHED = "unmatched"
 _PAGE_POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 

@@ -20,6 +20,7 @@ from tools.logger.custom_logger import custom_log, log_exception, log_function
 from utils import deadline
 from utils.clock import utc_now
 
+_UNKNOWN = "It is not known yet whether this took effect; retry with the same Idempotency-Key."
 Decide = Callable[[Snapshot], Outcome]
 
 
@@ -103,14 +104,24 @@ class PostingEngine:
                 self._queue.remove(item)
                 raise Unavailable("The ledger is too slow just now; nothing was moved.", retry_after=1)
         if not item.done.is_set():
-            raise OutcomeUnknown("It is not known yet whether this took effect; retry with the same Idempotency-Key.")
+            raise OutcomeUnknown(_UNKNOWN)
 
     def _run(self) -> None:
         while True:
             batch = self._take()
             if not batch:
                 return
-            self._commit(batch)
+            try:
+                self._commit(batch)
+            except Exception as error:  # noqa: BLE001  whatever happens to one batch, the next ones need this thread
+                log_exception("the posting engine stumbled", error, commands=len(batch))
+                self._finish_rest(batch)
+
+    @staticmethod
+    def _finish_rest(batch: list[_Item]) -> None:
+        for item in batch:
+            if not item.done.is_set():
+                item.finish(OutcomeUnknown(_UNKNOWN))
 
     def _take(self) -> list[_Item]:
         """What waits, up to a full batch; empty only when the engine stops."""

@@ -14,6 +14,7 @@ from plugins.main_plugin.modules.connection_api.repository import ConnectionRepo
 from plugins.main_plugin.modules.connection_api.routes import connection_routes
 from plugins.main_plugin.modules.connection_api.sessions import Sessions
 from plugins.main_plugin.modules.connection_api.users import Users
+from tools.error_handling.errors import Conflict
 from tools.logger.custom_logger import custom_log, log_function
 
 if TYPE_CHECKING:
@@ -41,8 +42,15 @@ class ConnectionAPI(BaseModule):
     def prepare(self) -> None:
         """Make the first admin from the secrets `admin_email` and `admin_password`, while there is none."""
         email, password = self._config["ADMIN_EMAIL"], self._config["ADMIN_PASSWORD"]
-        if email and password and not self._repository.has_role(ADMIN):
+        if not (email and password) or self._repository.has_role(ADMIN):
+            return
+        try:
             user = self.users.create(_FIRST_ADMIN, email, password, ADMIN, trusted=True)
+        except Conflict:
+            # Another copy of us that starts at the same moment was first.
+            if not self._repository.has_role(ADMIN):
+                raise
+        else:
             custom_log("first admin made", user_id=user["_id"])
 
     @property
