@@ -91,7 +91,9 @@ class AppManager:
             self._boot(app)
         except BaseException as error:
             self.dispose()
-            raise _named(error) from error
+            if isinstance(error, BootError) or not isinstance(error, Exception):
+                raise
+            raise _without_details("during the boot", error) from error
         return True
 
     def run(self) -> None:
@@ -148,7 +150,7 @@ class AppManager:
     def readiness(self) -> dict[str, Any]:
         """`{status: ready | draining | unavailable, ...}` with the state of what no request can do without."""
         report = self.health()
-        checks = {name: report["managers"][name]["status"] for name in _NEEDED}
+        checks = {name: report["managers"].get(name, {}).get("status", "unhealthy") for name in _NEEDED}
         if self.draining:
             status = "draining"
         else:
@@ -176,6 +178,8 @@ class AppManager:
                 started = manager.initialize()
             except (BootError, ConfigError, AppError) as error:
                 raise BootError(f"{number:02d}/{total} {manager.name}: {error}") from error
+            except Exception as error:
+                raise _without_details(f"{number:02d}/{total} {manager.name}", error) from error
             if not started:
                 raise BootError(f"{number:02d}/{total} {manager.name}: did not start")
             elapsed = (time.perf_counter() - began) * 1000
@@ -208,23 +212,22 @@ class AppManager:
         self.app = app
 
 
-def _named(error: BaseException) -> BaseException:
-    """What the caller of a failed boot sees: a BootError that says where it was, unless it was interrupted."""
-    if isinstance(error, Exception) and not isinstance(error, BootError):
-        log_exception("boot failed", error)
-        return BootError(f"{type(error).__name__} during the boot; server.log has the details")
-    return error
+def _without_details(place: str, error: Exception) -> BootError:
+    """For an exception that nobody foresaw: where it was, and what it says only in the log."""
+    log_exception("boot failed", error)
+    return BootError(f"{place}: {type(error).__name__}; server.log has the details")
 
 
 def _health_of(manager: Manager) -> dict[str, Any]:
     try:
         return manager.health_check()
     except Exception as error:  # noqa: BLE001  a broken check is a finding, not a failure of who asks
-        return {"manager": manager.name, "status": "unhealthy", "error": type(error).__name__}
+        answer = {"manager": f"{manager.name}_manager", "status": "unhealthy", "initialized": manager.initialized}
+        return {**answer, "error": type(error).__name__, "last_check": rfc3339(utc_now())}
 
 
 def _overall(managers: list[Manager], answers: dict[str, dict[str, Any]]) -> str:
     states = {manager.name: (manager.critical, answers[manager.name]["status"]) for manager in managers}
-    if any(critical and status == "unhealthy" for critical, status in states.values()):
+    if not states or any(critical and status == "unhealthy" for critical, status in states.values()):
         return "unhealthy"
     return "healthy" if all(status == "healthy" for _, status in states.values()) else "degraded"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import pymongo
@@ -13,8 +13,10 @@ from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import (
+    BulkWriteError,
     ConfigurationError,
     ConnectionFailure,
+    DuplicateKeyError,
     ExecutionTimeout,
     InvalidURI,
     NetworkTimeout,
@@ -41,7 +43,7 @@ _CREDENTIALS = {
     ADMIN: ("MONGODB_ADMIN_USER", "MONGODB_ADMIN_PASSWORD"),
 }
 _SMALL_POOL = 4
-_AUTHENTICATION_FAILED = 18
+_AUTHENTICATION_FAILED, _DUPLICATE_KEY = 18, 11000
 _AWAY = (ConnectionFailure, ExecutionTimeout, NetworkTimeout, WTimeoutError)
 _CACHE_SECONDS = 300
 
@@ -77,11 +79,6 @@ class DatabaseManager(Manager):
         """Say once how `collection`'s fields are encrypted; the operations below then do it."""
         self._rules[collection] = rules
 
-    def encrypt_for(self, collection: str, document_id: str, fields: Mapping[str, Any]) -> Document:
-        """`fields` of one document as they are stored, for an update's `$set`."""
-        stored = self._encrypt(collection, {**fields, "_id": document_id})
-        return {name: value for name, value in stored.items() if name != "_id"}
-
     # Operations
 
     def insert_one(self, collection: str, document: Document, session: ClientSession | None = None) -> str:
@@ -93,7 +90,8 @@ class DatabaseManager(Manager):
         stored = [self._encrypt(collection, document) for document in documents]
 
         def work(active: ClientSession) -> None:
-            self.collection(collection).insert_many(stored, session=active)
+            with _duplicates_by_name():
+                self.collection(collection).insert_many(stored, session=active)
             self._audit("insert", collection, [document["_id"] for document in stored], active)
 
         self._in_transaction(work, session)
@@ -109,7 +107,8 @@ class DatabaseManager(Manager):
         session: ClientSession | None = None,
     ) -> Document | None:
         """The document that `query` names, decrypted, or None. Look-up fields in `query` are given in plain."""
-        with self._errors():
+        # Inside a transaction the driver has to see its own errors: it runs the transaction again after some of them.
+        with self._errors() if session is None else nullcontext():
             found = self.collection(collection, role).find_one(self._encrypt_query(collection, query), projection, session=session)
         return None if found is None else self._decrypt(collection, found)
 
@@ -132,7 +131,7 @@ class DatabaseManager(Manager):
     def update_one(
         self, collection: str, query: Mapping[str, Any], update: Mapping[str, Any], session: ClientSession | None = None
     ) -> UpdateResult:
-        """Update one document and write its audit entry, both or neither."""
+        """Update one document and write its audit entry, both or neither. `$set` names fields in plain, as `insert_one` does."""
         return self._update("update_one", collection, query, update, session)
 
     def update_many(
@@ -150,12 +149,15 @@ class DatabaseManager(Manager):
         return self._delete("delete_many", collection, query)
 
     def get_cached_query(self, query_key: str, query_func: Callable[[], Any], ttl: int = _CACHE_SECONDS) -> Any:
-        """The result of `query_func`, kept in Redis under `query_key` for `ttl` seconds."""
+        """The result of `query_func` (JSON-able), kept in Redis under `query_key` for `ttl` seconds; asked anew while Redis is away."""
         redis = self.app_manager.redis_manager
-        cached = redis.get(query_key)
+        cached = None
+        with suppress(Unavailable):
+            cached = redis.get(query_key)
         if cached is None:
             cached = query_func()
-            redis.set(query_key, cached, ttl=ttl)
+            with suppress(Unavailable):
+                redis.set(query_key, cached, ttl=ttl)
         return cached
 
     # Below the operations
@@ -266,9 +268,10 @@ class DatabaseManager(Manager):
         self, method: str, collection: str, query: Mapping[str, Any], update: Mapping[str, Any], session: ClientSession | None
     ) -> UpdateResult:
         stored_query = self._encrypt_query(collection, query)
+        stored_update = self._encrypt_update(collection, query, update)
 
         def work(active: ClientSession) -> UpdateResult:
-            result: UpdateResult = getattr(self.collection(collection), method)(stored_query, update, session=active)
+            result: UpdateResult = getattr(self.collection(collection), method)(stored_query, stored_update, session=active)
             if result.matched_count:
                 self._audit("update", collection, [query.get("_id")], active)
             return result
@@ -300,6 +303,17 @@ class DatabaseManager(Manager):
         lookups = {f: encryption.encrypt_lookup(document[f], f"{collection}.{f}") for f in rules.lookup if document.get(f) is not None}
         return {**sealed, **lookups}
 
+    def _encrypt_update(self, collection: str, query: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises ValueError for an encrypted field of a document that is not named by its id, to which a sealed value is bound."""
+        rules = self._rules.get(collection)
+        fields = update.get("$set", {})
+        if rules is None or not {*rules.lookup, *rules.sealed}.intersection(fields):
+            return dict(update)
+        if not isinstance(query.get("_id"), str):
+            raise ValueError("an update of encrypted fields has to name its document by _id")
+        stored = self._encrypt(collection, {**fields, "_id": query["_id"]})
+        return {**update, "$set": {name: stored[name] for name in fields}}
+
     def _encrypt_query(self, collection: str, query: Mapping[str, Any]) -> dict[str, Any]:
         rules = self._rules.get(collection)
         if rules is None:
@@ -316,6 +330,18 @@ class DatabaseManager(Manager):
         opened = encryption.decrypt_fields(document, rules.sealed, f"{collection}/{document['_id']}")
         lookups = {f: encryption.decrypt_lookup(document[f], f"{collection}.{f}") for f in rules.lookup if document.get(f) is not None}
         return {**opened, **lookups}
+
+
+@contextmanager
+def _duplicates_by_name() -> Iterator[None]:
+    """A duplicate among many is the same error as that of a single insert."""
+    try:
+        yield
+    except BulkWriteError as error:
+        first = (error.details.get("writeErrors") or [{}])[0]
+        if first.get("code") != _DUPLICATE_KEY:
+            raise
+        raise DuplicateKeyError(first.get("errmsg", ""), _DUPLICATE_KEY, first) from error
 
 
 def translate(error: PyMongoError) -> Unavailable | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import jwt
@@ -25,6 +27,7 @@ _REQUIRED = ["sub", "sid", "jti", "iat", "nbf", "exp", "iss", "aud", "typ", "rol
 _LEEWAY_SECONDS = 30
 # How long a session counts as active without asking the record again.
 _FLAG_SECONDS = 60
+_RETRY_SECONDS = 0.5
 _REVOKE = "for _, key in ipairs(KEYS) do redis.call('SET', key, '0', 'EX', ARGV[1]) end"
 _FLAG_ACTIVE = "redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1])"
 _VERIFIED_MAX = 4096
@@ -134,10 +137,27 @@ class JWTManager(Manager):
         """End several sessions; every one of their tokens fails from now on."""
         query = {"_id": {"$in": list(session_ids)}, "revoked_at": None}
         self.app_manager.database_manager.update_many("user_sessions", query, {"$set": {"revoked_at": utc_now()}})
+        if session_ids:
+            try:
+                self._announce(session_ids)
+            except Unavailable:
+                threading.Thread(target=self._announce_later, args=(list(session_ids),), daemon=True).start()
+                raise
+
+    def _announce(self, session_ids: Sequence[str]) -> None:
+        """Say in Redis, and to who else wants to know, that these sessions have ended."""
         keys = [self.session_key(session_id) for session_id in session_ids]
-        if keys:
-            self.app_manager.redis_manager.run_script(_REVOKE, keys, [self._ttl[ACCESS] + 2 * _LEEWAY_SECONDS])
-            self.app_manager.hooks_manager.trigger("session_revoked", list(session_ids))
+        self.app_manager.redis_manager.run_script(_REVOKE, keys, [self._ttl[ACCESS] + 2 * _LEEWAY_SECONDS])
+        self.app_manager.hooks_manager.trigger("session_revoked", list(session_ids))
+
+    def _announce_later(self, session_ids: list[str]) -> None:
+        """A Redis that comes back with its memory would take the sessions for active, for as long as their flags last."""
+        give_up = time.monotonic() + _FLAG_SECONDS
+        while self.initialized and time.monotonic() < give_up:
+            time.sleep(_RETRY_SECONDS)
+            with suppress(Unavailable):
+                self._announce(session_ids)
+                return
 
     def _leave_flag(self, session_id: str) -> None:
         try:

@@ -28,9 +28,9 @@ class ModuleManager(Manager):
             order = dependency_order({key: module.DEPENDENCIES for key, module in classes.items()})  # type: ignore[attr-defined]
         except ValueError as error:
             raise BootError(f"modules: {error}") from error
-        self.initialized = True
         for key in order:
             self.register_module(key, classes[key], self.app_manager)
+        self.initialized = True
         return True
 
     def register_module(self, key: str, module_class: type, app_manager: AppManager, initialize: bool = True) -> BaseModule:

@@ -25,8 +25,8 @@ class PluginManager(Manager):
         self.modules: dict[str, type] = {}
         self.routes: list[Route] = []
         self.template_dirs: list[Path] = []
-        self.initialized = True
         self.register_plugins(self.app_manager)
+        self.initialized = True
         return True
 
     def register_plugins(self, app_manager: Any) -> None:

@@ -132,7 +132,9 @@ class RateLimiterManager(Manager):
             args += [index, policy.quota, policy.seconds]
         known, flag, banned_for, new_ban, level, *counts = self._redis.run_script(ADMIT, keys, args)
         if not known:
+            # Nothing was counted yet: this very request may come from someone who is banned.
             self._restore_bans()
+            return self._check_in_redis(identifiers, checks, session_id)
         if new_ban >= 0:
             self._record_ban(f"{identifiers[new_ban].type}:{pseudonyms[new_ban]}", level, banned_for)
         if banned_for > 0:
@@ -188,7 +190,7 @@ class RateLimiterManager(Manager):
         if ban is not None:
             raise Banned("Too many violations of the rate limits.", retry_after=int((ban["expires_at"] - utc_now()).total_seconds()) + 1)
         for index, policy in checks:
-            standing = self._local.count(identifiers[index], policy)
+            standing = self._local.count(ban_ids[index], policy)
             if standing is None:
                 continue
             if policy.name in _SENSITIVE:
@@ -210,12 +212,12 @@ class _LocalWindows:
     def __init__(self, share: float) -> None:
         self._share = share
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, str, str, int], int] = {}
+        self._counts: dict[tuple[str, str, int], int] = {}
 
-    def count(self, identifier: Identifier, policy: Policy) -> Standing | None:
+    def count(self, who: str, policy: Policy) -> Standing | None:
         """Count one request; None when it fits, else how the window stands."""
         now = int(time.time())
-        key = (identifier.type, identifier.id, policy.name, now // policy.seconds)
+        key = (who, policy.name, now // policy.seconds)
         with self._lock:
             if len(self._counts) > 50_000:
                 self._counts.clear()
@@ -230,7 +232,9 @@ def network_of(address: str) -> str:
     if ":" not in address:
         return address
     try:
-        return str(ipaddress.ip_network((address, 64), strict=False))
+        # What a socket for both families says of an IPv4 client; the /64 of all of these is one.
+        mapped = ipaddress.IPv6Address(address).ipv4_mapped
+        return str(mapped or ipaddress.ip_network((address, 64), strict=False))
     except ValueError:
         return address
 

@@ -3,13 +3,17 @@
 # One request, atomically, by the server's clock. KEYS: epoch, session flag, then (banned, violations, bans) for each
 # identifier, then a counter prefix for each check. ARGV: identifiers, ban threshold, violation ttl, ban seconds, ban
 # maximum, then (identifier, quota, window) for each check. Answer: epoch known?, session flag, seconds of a ban,
-# identifier that was banned by this request (or -1), level of that ban, then (count, reset) for each check.
+# identifier that was banned by this request (or -1), level of that ban, then (count, reset) for each check. While the
+# epoch is not known, nothing is counted: the bans have to be put back first. With the token of an ended session only
+# the first identifier (the address) is looked at: whoever stole it must not use up its user's limits.
 ADMIT = """
 local now = tonumber(redis.call('TIME')[1])
 local n = tonumber(ARGV[1])
 local known = redis.call('EXISTS', KEYS[1])
 local flag = redis.call('GET', KEYS[2])
-for i = 0, n - 1 do
+if known == 0 then return {known, flag, 0, -1, 0} end
+local trusted = flag == '0' and 1 or n
+for i = 0, trusted - 1 do
   local ttl = redis.call('TTL', KEYS[3 + 3 * i])
   if ttl > 0 then return {known, flag, ttl, -1, 0} end
 end
@@ -18,7 +22,7 @@ local first = 2 + 3 * n
 for c = 0, #KEYS - first - 1 do
   local who, quota, window = tonumber(ARGV[6 + 3 * c]), tonumber(ARGV[7 + 3 * c]), tonumber(ARGV[8 + 3 * c])
   local key = KEYS[first + 1 + c] .. math.floor(now / window)
-  local count = redis.call('INCR', key)
+  local count = who < trusted and redis.call('INCR', key) or 0
   if count == 1 then redis.call('EXPIRE', key, window + 1) end
   answer[#answer + 1] = count
   answer[#answer + 1] = window - now % window

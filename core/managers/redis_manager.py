@@ -57,8 +57,7 @@ class RedisManager(Manager):
         self._fernet = Fernet(fernet_key(master))
         self._pseudonym_key = master
         self._breaker = CircuitBreaker(_BREAKER_FAILURES, _BREAKER_SECONDS)
-        pool = redis.ConnectionPool.from_url(config["REDIS_URL"], connection_class=_Connection, **self.connection_options())
-        self._client = redis.Redis(connection_pool=pool)
+        self._client = redis.Redis(connection_pool=self._pool(config["REDIS_URL"], config["REDIS_TIMEOUT"]))
         self._scripts: dict[str, Script] = {}
         self._refuse_unusable(config["REDIS_URL"])
         self.initialized = True
@@ -174,6 +173,13 @@ class RedisManager(Manager):
             client.connection_pool.disconnect()
         self.initialized = False
 
+    def _pool(self, url: str, timeout: float) -> redis.BlockingConnectionPool:
+        """A pool in which callers wait for their turn: the driver's usual one fails them, as if Redis were away."""
+        try:
+            return redis.BlockingConnectionPool.from_url(url, connection_class=_Connection, timeout=timeout, **self.connection_options())
+        except ValueError as error:
+            raise BootError("REDIS_URL cannot be used: it must be a redis:// address without credentials") from error
+
     def _refuse_unusable(self, url: str) -> None:
         """Boot only on a Redis that answers, accepts our password and never evicts (eviction would forget bans)."""
         place = url.rsplit("@", 1)[-1].removeprefix("redis://")
@@ -193,7 +199,7 @@ _ADD_MEMBER = """
 local now = tonumber(redis.call('TIME')[1])
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-redis.call('EXPIRE', KEYS[1], tonumber(ARGV[2]))
+if redis.call('TTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
 """
 
 _MEMBERS = """

@@ -55,7 +55,7 @@ class VaultManager(Manager):
             if time.monotonic() - read_at < _CACHE_SECONDS:
                 return dict(values)
             try:
-                values = self._read(path)
+                values = self._read_signed_in(path)
             except (VaultError, requests.RequestException) as error:
                 if path not in self._cache:
                     raise Unavailable("The secrets store does not answer.") from error
@@ -89,16 +89,28 @@ class VaultManager(Manager):
         self.initialized = False
 
     def _log_in(self, address: str) -> None:
-        assert self._client is not None
-        config = self.app_manager.config
+        """The first log-in, whose failures the operator has to know of."""
         try:
-            self._client.auth.approle.login(role_id=config["VAULT_ROLE_ID"], secret_id=config["VAULT_SECRET_ID"])
+            self._sign_in()
         except (InvalidRequest, Forbidden) as error:
             raise BootError(f"vault at {address}: AppRole log-in refused (vault_role_id, vault_secret_id)") from error
         except VaultError as error:
             raise BootError(f"vault at {address}: {type(error).__name__}") from error
         except requests.RequestException as error:
             raise BootError(f"vault at {address}: does not answer") from error
+
+    def _sign_in(self) -> None:
+        assert self._client is not None
+        config = self.app_manager.config
+        self._client.auth.approle.login(role_id=config["VAULT_ROLE_ID"], secret_id=config["VAULT_SECRET_ID"])
+
+    def _read_signed_in(self, path: str) -> dict[str, str]:
+        """Vault answers an expired token as it answers what we may not read; after a new log-in it is only the latter."""
+        try:
+            return self._read(path)
+        except Forbidden:
+            self._sign_in()
+            return self._read(path)
 
     def _read(self, path: str) -> dict[str, str]:
         assert self._client is not None

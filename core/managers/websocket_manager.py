@@ -116,14 +116,17 @@ class WebSocketManager(Manager):
             app,
             async_mode=self.mode,
             client_manager=queue,
-            cors_allowed_origins=list(config["CORS_ORIGINS"]) or None,
+            cors_allowed_origins=_origin_check(config["CORS_ORIGINS"]),
             max_http_buffer_size=config["SOCKET_MAX_BYTES"],
             async_handlers=False,
             always_connect=False,
             manage_session=False,
             cookie=None,
         )
-        _bound_messages(config["SOCKET_MAX_BYTES"])
+        if self.mode == "eventlet":
+            _bound_eventlet_messages()
+        else:
+            _bound_messages(config["SOCKET_MAX_BYTES"])
         self._keeper = threading.Thread(target=self._keep, name="socket-keeper", daemon=True)
         self._keeper.start()
 
@@ -138,6 +141,9 @@ class WebSocketManager(Manager):
         """Say goodbye to every socket of this worker."""
         for connection in list(self._connections.values()):
             self.socketio.server.disconnect(connection.sid)
+        # Then those that never signed in, and those that would not go.
+        for link in list(self.socketio.server.eio.sockets.values()):
+            link.close(wait=False)
 
     def dispose(self) -> None:
         if self.initialized:
@@ -157,7 +163,8 @@ class WebSocketManager(Manager):
             connection = self._admit(auth["token"])
         except AppError as error:
             metrics.SOCKET_EVENTS.labels("connect", error.code).inc()
-            raise Refused(error.problem()) from error
+            # The first is an error's `message` in the client, the second its `data`.
+            raise Refused(error.detail, {**error.problem(), "request_id": context.request_id.get()}) from error
         finally:
             deadline.clear()
         self._connections[connection.sid] = connection
@@ -317,6 +324,15 @@ def _refuse_foreign(room: str, principal: Principal) -> None:
         raise Forbidden("This room is not open to join or leave.")
 
 
+def _origin_check(origins: tuple[str, ...]) -> Callable[[str | None, dict[str, Any]], bool]:
+    """Browsers may connect from `origins` and, as with every other request, from where they got our own pages."""
+
+    def is_allowed(origin: str | None, environ: dict[str, Any]) -> bool:
+        return origin in origins or origin == f"{environ['wsgi.url_scheme']}://{environ.get('HTTP_HOST')}"
+
+    return is_allowed
+
+
 def _bound_messages(max_bytes: int) -> None:
     """The gevent and threading drivers assemble a message of any size first; make theirs refuse what is too large."""
     original = _websocket_wsgi.SimpleWebSocketWSGI.__init__
@@ -328,6 +344,29 @@ def _bound_messages(max_bytes: int) -> None:
 
     bounded.bounded = True  # type: ignore[attr-defined]
     _websocket_wsgi.SimpleWebSocketWSGI.__init__ = bounded
+
+
+def _bound_eventlet_messages() -> None:
+    """Eventlet's driver bounds each frame, but not how many make up a message; and it speaks a protocol that has no lengths."""
+    from eventlet import websocket
+
+    message = websocket.RFC6455WebSocket.Message
+    original = message.push
+    if getattr(original, "bounded", False):
+        return
+
+    def bounded(self: Any, data: bytes, final: bool = False) -> None:
+        self.size = getattr(self, "size", 0) + len(data)
+        if self.size > self.max_frame_length:
+            raise websocket.FailedConnectionError(1009, "Message is too big")
+        original(self, data, final)
+
+    def refuse(self: Any, environ: dict[str, Any]) -> None:
+        raise websocket.BadRequest
+
+    bounded.bounded = True  # type: ignore[attr-defined]
+    message.push = bounded
+    websocket.WebSocketWSGI._handle_legacy_request = refuse
 
 
 # Check and join in one step, so that two who race for the last place cannot both get it. ARGV: member, lease, limit.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ with warnings.catch_warnings():
     import eventlet
     from eventlet import hubs, wsgi
     from eventlet.greenio import GreenSocket
+    from eventlet.greenio.base import socket_accept
     from eventlet.greenpool import GreenPool
 
 _TICK_SECONDS = 0.25
@@ -53,6 +55,12 @@ class EventletWorker(DrainMixin, _TimeoutBase):
             eventlet.sleep(_TICK_SECONDS)
         for acceptor in acceptors:
             acceptor.kill()
+        for listener in listeners:
+            self._accept_waiting(listener, pool)
+        # Those that came just now ask their listener for its name first.
+        eventlet.sleep(0)
+        for listener in listeners:
+            listener.close()
         self._finish(pool)
 
     def notify(self) -> None:
@@ -81,6 +89,12 @@ class EventletWorker(DrainMixin, _TimeoutBase):
             # accept() does not yield while connections wait: leave some of a burst to the other workers.
             eventlet.sleep(0)
 
+    def _accept_waiting(self, listener: GreenSocket, pool: GreenPool) -> None:
+        """At a stop: whoever is in the kernel's queue already would be cut off by the close that follows."""
+        while (accepted := socket_accept(listener.fd)) is not None:
+            client, address = accepted
+            pool.spawn(self.handle, listener, GreenSocket(client), address)
+
     def _finish(self, pool: GreenPool) -> None:
         """Let what runs finish, for the graceful time-out at the most."""
         with eventlet.Timeout(self.cfg.graceful_timeout, False):
@@ -93,9 +107,8 @@ class EventletWorker(DrainMixin, _TimeoutBase):
     def _current(self) -> Any:
         return eventlet.getcurrent()
 
-    def _kill(self, waiting: Any) -> None:
-        # The handler takes StopIteration as the end of its connection.
-        eventlet.spawn_after(0, waiting.throw, StopIteration)
+    def _in_hub(self, function: Callable[[Any], None], argument: Any) -> None:
+        hubs.get_hub().schedule_call_global(0, function, argument)
 
 
 class _SocketHolder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -36,5 +37,5 @@ class GeventWorker(DrainMixin, _GeventWorker):
     def _current(self) -> Any:
         return gevent.getcurrent()
 
-    def _kill(self, waiting: Any) -> None:
-        waiting.kill(StopIteration, block=False)
+    def _in_hub(self, function: Callable[[Any], None], argument: Any) -> None:
+        gevent.get_hub().loop.run_callback(function, argument)

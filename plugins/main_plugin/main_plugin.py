@@ -18,6 +18,8 @@ NAME, VERSION = "credit-system", "0.1.0"
 
 
 class MainPlugin(BasePlugin):
+    """Without it there are no accounts."""
+
     NAME = "main_plugin"
 
     def initialize(self, app_manager: AppManager) -> bool:

@@ -45,6 +45,8 @@ class MalformedRequest(AppError):
 
 
 class Unauthenticated(AppError):
+    """There is no token, or none that we accept; the answer says how to send one (RFC 6750)."""
+
     status, code, title = 401, "unauthenticated", "Not authenticated"
 
     def __init__(self, detail: str = "", **more: Any) -> None:
@@ -80,6 +82,8 @@ class UnsupportedMediaType(AppError):
 
 
 class Unprocessable(AppError):
+    """The request was understood and cannot be; `errors` names the fields."""
+
     status, code, title = 422, "validation-failed", "Validation failed"
 
     @classmethod

@@ -151,8 +151,8 @@ class _Decision:
         return Verdict(200, self._render(command, transaction))
 
     def _check(self, command: Command) -> None:
-        """Whether the caller may, and whether the reference is new."""
-        wallet = self._book.wallets.get(command.draft.wallet_id)
+        """Whether the caller may take from the source, and whether the reference is new."""
+        wallet = self._book.wallets.get(command.draft.source)
         if not command.actor.privileged and (wallet is None or wallet.owner_id != command.actor.user_id):
             raise errors.wallet_not_found("source")
         used_by = self._references.get(command.reference_scope) if command.reference_scope is not None else None

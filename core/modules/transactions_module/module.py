@@ -23,6 +23,8 @@ USER_DIRECTORY = "user_directory"
 
 
 class TransactionsModule(BaseModule):
+    """Wires engine, repository, service and routes; the engine runs as long as the module."""
+
     NAME = "transactions_module"
     DEPENDENCIES = ("wallet_module",)
 

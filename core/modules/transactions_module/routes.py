@@ -17,6 +17,8 @@ REPLAYED = {"Idempotency-Replayed": "true"}
 
 
 def transaction_routes(service: TransactionService) -> tuple[Route, ...]:
+    """The module's routes, with handlers that call `service`."""
+
     def money(verb: Callable[[Call], Verdict]) -> Callable[[Call], Answer]:
         return lambda call: _answer(verb(call))
 

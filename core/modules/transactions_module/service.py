@@ -52,6 +52,7 @@ class TransactionService:
     # Money verbs
 
     def grant(self, call: Call) -> Verdict:
+        """Issue credits to a wallet."""
         body: GrantBody = call.body
         wallet_id = self._named(call.caller, call.params["id"], "destination")
         terms = GrantTerms(body.category, body.priority)
@@ -59,11 +60,13 @@ class TransactionService:
         return self._submit(call, draft)
 
     def debit(self, call: Call) -> Verdict:
+        """Spend credits of a wallet."""
         body: DebitBody = call.body
         wallet_id = self._named(call.caller, call.params["id"], "source")
         return self._submit(call, Draft(DEBIT, body.amount, wallet_id, REVENUE, body.reference, body.reason, body.metadata))
 
     def transfer(self, call: Call) -> Verdict:
+        """Move credits from one wallet to another."""
         body: TransferBody = call.body
         source = self._named(call.caller, body.source, "source")
         destination = self._destination(call.caller, body)

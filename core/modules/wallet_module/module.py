@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class WalletModule(BaseModule):
+    """Wires repository, service and routes, and joins in when a user is made."""
+
     NAME = "wallet_module"
 
     def initialize(self, app_manager: AppManager) -> bool:

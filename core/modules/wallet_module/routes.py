@@ -8,6 +8,8 @@ from core.web.routing import EVERYONE, Answer, Call, Route
 
 
 def wallet_routes(service: WalletService) -> tuple[Route, ...]:
+    """The module's routes, with handlers that call `service`."""
+
     def index(call: Call) -> Answer:
         return Answer(service.page(call.caller, call.query))
 

@@ -24,6 +24,8 @@ _FIRST_ADMIN = "admin"
 
 
 class ConnectionAPI(BaseModule):
+    """Wires users, sessions and routes, and registers the directory in which others look users up."""
+
     NAME = "connection_api"
 
     def initialize(self, app_manager: AppManager) -> bool:

@@ -61,8 +61,7 @@ class ConnectionRepository:
         stored = dict(fields)
         if "profile" in stored:
             stored.update(_names(stored["profile"]))
-        update = {"$set": self._database.encrypt_for(_USERS, user_id, stored)}
-        return self._database.update_one(_USERS, {"_id": user_id}, update, session).matched_count == 1
+        return self._database.update_one(_USERS, {"_id": user_id}, {"$set": stored}, session).matched_count == 1
 
     def erase_user(self, user_id: str, at: datetime) -> bool:
         """Remove what is personal; the id stays, since the ledger names it."""

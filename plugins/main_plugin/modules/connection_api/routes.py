@@ -22,6 +22,8 @@ _AUTH = "auth"
 
 
 def connection_routes(users: Users, sessions: Sessions) -> tuple[Route, ...]:
+    """The module's routes, with handlers that call `users` and `sessions`."""
+
     def register(call: Call) -> Answer:
         user = users.create(call.body.username, call.body.email, call.body.password)
         return _signed_in(*sessions.open(call, user), status=201)
