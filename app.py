@@ -1,6 +1,7 @@
 """The entry point: `create_app()` for gunicorn, and `python app.py` for one process without it."""
 
 import sys
+import time
 
 from utils import green
 from utils.config.config import ConfigError, load_plain
@@ -16,20 +17,21 @@ from flask import Flask
 
 from core.managers.app_manager import AppManager
 from core.managers.base import BootError
-from core.web.flask_app import make_flask_app
 
-BOOT_FAILED = 3
+# A worker whose boot fails (its first one was rehearsed) is replaced by gunicorn; not at once, and not for ever busy.
+_PAUSE_SECONDS = 1.0
 
 
 def create_app() -> Flask:
     """A Flask app on which everything runs; ends the process with one line when the boot fails."""
     app_manager = AppManager()
     try:
-        app = make_flask_app(load_plain())
+        app = Flask("credit_system", static_folder=None)
         app_manager.initialize(app)
     except BootError as error:
         print(f"boot failed: {error}", file=sys.stderr)
-        raise SystemExit(BOOT_FAILED) from None
+        time.sleep(_PAUSE_SECONDS)
+        raise SystemExit(1) from None
     return app
 
 

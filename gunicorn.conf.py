@@ -32,7 +32,8 @@ errorlog = "-"
 loglevel = "warning"
 # The control socket that gunicorn opens by default does not work on a read-only file system, and we do not use it.
 control_socket_disable = True
-forwarded_allow_ips = "*" if settings["PROXY_COUNT"] else "127.0.0.1"
+# Who came through which proxies is settled by an exact number of hops (PROXY_COUNT); gunicorn itself believes nobody.
+forwarded_allow_ips = ""
 proc_name = "credit-system"
 
 # prometheus_client reads this at its first import, in each worker.

@@ -7,6 +7,7 @@ import select
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 # Taken before anything is patched: for checks that do not wait, and so need no event loop.
@@ -38,6 +39,15 @@ def current_mode() -> str:
     if gevent_monkey is not None and gevent_monkey.is_module_patched("socket"):
         return "gevent"
     return "threading"
+
+
+def time_limit(seconds: float) -> AbstractContextManager[Any]:
+    """TimeoutError inside the block when it waits for longer; without green threads the servers' own limits hold."""
+    mode = current_mode()
+    if mode in ("eventlet", "gevent"):
+        limit: AbstractContextManager[Any] = sys.modules[mode].Timeout(seconds, TimeoutError())
+        return limit
+    return nullcontext()
 
 
 def run_native(function: Callable[..., Any], *args: Any) -> Any:

@@ -25,7 +25,7 @@ from core.managers.redis_manager import RedisManager
 from core.managers.services_manager import ServicesManager
 from core.managers.vault_manager import VaultManager
 from core.managers.websocket_manager import WebSocketManager
-from core.web.flask_app import make_flask_app
+from core.web.flask_app import configure_flask_app
 from core.web.request_chain import RequestChain
 from core.web.security_headers import SecurityHeaders
 from core.web.system_routes import SystemRoutes
@@ -99,10 +99,10 @@ class AppManager:
     def run(self) -> None:
         """Serve on HOST and PORT in this process until SIGTERM or Ctrl-C; one worker, for development."""
         assert self.app is not None
-        self.prepare()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        custom_log("listening", address=f"http://{self.config['HOST']}:{self.config['PORT']}", mode=self.websocket_manager.mode)
         try:
+            self.prepare()
+            custom_log("listening", address=f"http://{self.config['HOST']}:{self.config['PORT']}", mode=self.websocket_manager.mode)
             self.websocket_manager.socketio.run(self.app, host=self.config["HOST"], port=self.config["PORT"], allow_unsafe_werkzeug=True)
         except KeyboardInterrupt:
             custom_log("stopping")
@@ -187,7 +187,7 @@ class AppManager:
             if manager is self.vault_manager:
                 self._load_settings(lambda: load_config(self.vault_manager.settings()))
                 configure_logging(self.config)
-        self._mount(app if app is not None else make_flask_app(self.config))
+        self._mount(app if app is not None else Flask("credit_system", static_folder=None))
 
     def _load_settings(self, load: Any) -> None:
         try:
@@ -196,6 +196,7 @@ class AppManager:
             raise BootError(f"settings: {error}") from error
 
     def _mount(self, app: Flask) -> None:
+        configure_flask_app(app, self.config)
         self.chain = RequestChain(app, self)
         self.chain.mount(SystemRoutes(self).routes())
         for module in self.module_manager.all_modules():

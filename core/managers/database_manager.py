@@ -43,6 +43,7 @@ _CREDENTIALS = {
     ADMIN: ("MONGODB_ADMIN_USER", "MONGODB_ADMIN_PASSWORD"),
 }
 _SMALL_POOL = 4
+_PREPARE_SECONDS = 3600.0
 _AUTHENTICATION_FAILED, _DUPLICATE_KEY = 18, 11000
 _AWAY = (ConnectionFailure, ExecutionTimeout, NetworkTimeout, WTimeoutError)
 _CACHE_SECONDS = 300
@@ -70,7 +71,8 @@ class DatabaseManager(Manager):
     @log_function
     def prepare(self) -> None:
         """Make the collections and indexes that the product declares; done once a start, not in every worker."""
-        with self._errors():
+        # An index of a grown collection takes as long as it takes.
+        with self._errors(_PREPARE_SECONDS):
             apply_collections(self._database(ADMIN))
 
     # Declarations
@@ -248,10 +250,10 @@ class DatabaseManager(Manager):
             raise BootError(f"mongodb at {place}: has an arbiter, with which acknowledged writes can be lost")
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, seconds: float | None = None) -> Iterator[None]:
         """One seam: the time that the request has left, and typed errors instead of the driver's."""
         try:
-            with pymongo.timeout(deadline.remaining(self.app_manager.config["REQUEST_TIMEOUT"])):
+            with pymongo.timeout(seconds or deadline.remaining(self.app_manager.config["REQUEST_TIMEOUT"])):
                 yield
         except PyMongoError as error:
             translated = translate(error)
@@ -273,7 +275,7 @@ class DatabaseManager(Manager):
         def work(active: ClientSession) -> UpdateResult:
             result: UpdateResult = getattr(self.collection(collection), method)(stored_query, stored_update, session=active)
             if result.matched_count:
-                self._audit("update", collection, [query.get("_id")], active)
+                self._audit("update", collection, _targets(query), active)
             return result
 
         result: UpdateResult = self._in_transaction(work, session)
@@ -344,10 +346,16 @@ def _duplicates_by_name() -> Iterator[None]:
         raise DuplicateKeyError(first.get("errmsg", ""), _DUPLICATE_KEY, first) from error
 
 
+def _targets(query: Mapping[str, Any]) -> list[Any]:
+    """The ids that `query` names, for the audit log; [None] when it names none."""
+    named = query.get("_id")
+    return list(named["$in"]) if isinstance(named, Mapping) and "$in" in named else [named]
+
+
 def translate(error: PyMongoError) -> Unavailable | None:
     """What a client is told about the driver's `error`; None when it is a fault of ours."""
     if error.has_error_label("UnknownTransactionCommitResult"):
-        return OutcomeUnknown("It is not known whether this took effect; retry with the same Idempotency-Key.")
+        return OutcomeUnknown("It is not known whether this took effect; where you sent an Idempotency-Key, a retry with it tells.")
     if isinstance(error, _AWAY) or error.timeout or error.has_error_label("TransientTransactionError"):
         return Unavailable("The database does not answer.", retry_after=1)
     return None

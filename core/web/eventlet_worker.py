@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -84,16 +85,23 @@ class EventletWorker(DrainMixin, _TimeoutBase):
 
     def _accept(self, listener: GreenSocket, pool: GreenPool) -> None:
         while True:
-            client, address = listener.accept()
+            try:
+                client, address = listener.accept()
+            except OSError as error:
+                # Out of file descriptors, or a client that left again: a worker must not stop listening for that.
+                self.log.warning("cannot accept a connection: %s", type(error).__name__)
+                eventlet.sleep(_TICK_SECONDS)
+                continue
             pool.spawn(self.handle, listener, client, address)
             # accept() does not yield while connections wait: leave some of a burst to the other workers.
             eventlet.sleep(0)
 
     def _accept_waiting(self, listener: GreenSocket, pool: GreenPool) -> None:
         """At a stop: whoever is in the kernel's queue already would be cut off by the close that follows."""
-        while (accepted := socket_accept(listener.fd)) is not None:
-            client, address = accepted
-            pool.spawn(self.handle, listener, GreenSocket(client), address)
+        with suppress(OSError):
+            while (accepted := socket_accept(listener.fd)) is not None:
+                client, address = accepted
+                pool.spawn(self.handle, listener, GreenSocket(client), address)
 
     def _finish(self, pool: GreenPool) -> None:
         """Let what runs finish, for the graceful time-out at the most."""

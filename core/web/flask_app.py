@@ -1,4 +1,4 @@
-"""Makes the Flask app: limits of what is read, trusted hosts, CORS by an exact list of origins."""
+"""Sets a Flask app up: limits of what is read, trusted hosts, CORS by an exact list of origins."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from flask_cors import CORS
 from core.managers.base import BootError
 
 
-def make_flask_app(config: Mapping[str, Any]) -> Flask:
-    """A Flask app without routes, set up as `config` says; raises BootError for CORS origins that are not exact."""
-    app = Flask("credit_system", static_folder=None)
+def configure_flask_app(app: Flask, config: Mapping[str, Any]) -> None:
+    """Set `app` up as `config` says; raises BootError for CORS origins that are not exact."""
     app.config["MAX_CONTENT_LENGTH"] = config["MAX_BODY_BYTES"]
     app.config["MAX_FORM_MEMORY_SIZE"] = 0
     if config["TRUSTED_HOSTS"]:
         app.config["TRUSTED_HOSTS"] = list(config["TRUSTED_HOSTS"])
     _allow_origins(app, config["CORS_ORIGINS"])
-    return app
 
 
 def _allow_origins(app: Flask, origins: tuple[str, ...]) -> None:

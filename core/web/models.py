@@ -52,8 +52,10 @@ def parse_body(model: type[BaseModel], raw: bytes) -> BaseModel:
         parsed = model.model_validate_json(raw)
     except ValidationError as error:
         raise from_validation(error) from None
-    # Checked after the model, whose parser bounds the depth that this one may recurse to.
-    json.loads(raw, object_pairs_hook=_refuse_duplicates)
+    try:
+        json.loads(raw, object_pairs_hook=_refuse_duplicates)
+    except RecursionError as error:
+        raise MalformedRequest("The body is nested too deeply.") from error
     return parsed
 
 

@@ -22,11 +22,12 @@ from tools.error_handling.errors import (
     Forbidden,
     MalformedRequest,
     PayloadTooLarge,
+    RequestTimeout,
     Unauthenticated,
     UnsupportedMediaType,
 )
 from tools.logger.custom_logger import custom_log, log_request
-from utils import deadline
+from utils import deadline, green
 
 if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
@@ -36,6 +37,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 # Visible ASCII; RFC draft idempotency-key-header-07 quotes the value, most clients do not: both are taken.
 _IDEMPOTENCY_KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
 _UNMATCHED = "unmatched"
+_BODY_SECONDS = 4.0
 _PAGE_POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 
 
@@ -101,7 +103,7 @@ class RequestChain:
         if trip.route is not None and trip.route.unlimited:
             return
         refusal = self._authenticate(trip)
-        self._admit(trip)
+        refusal = self._admit(trip) or refusal
         if trip.route is not None:
             _authorize(trip.route, trip.principal, refusal)
             if self._hooks.has_callbacks("before_request"):
@@ -123,7 +125,7 @@ class RequestChain:
         context.actor_id.set(claims["sub"])
         return None
 
-    def _admit(self, trip: _Trip) -> None:
+    def _admit(self, trip: _Trip) -> Unauthenticated | None:
         """Count the request and, in the same round trip, ask whether the session still lives."""
         principal = trip.principal
         identifiers = [Identifier("ip", trip.environ.get("REMOTE_ADDR") or "unknown")]
@@ -139,7 +141,9 @@ class RequestChain:
                 active = self._app_manager.jwt_manager.is_session_active(session_id)
             if not active:
                 trip.principal = None
-                raise Unauthenticated("The session has ended.", code="session-revoked")
+                context.actor_id.set("anonymous")
+                return Unauthenticated("The session has ended.", code="session-revoked")
+        return None
 
     # The handler
 
@@ -163,7 +167,7 @@ class RequestChain:
                 remote_address=environ.get("REMOTE_ADDR", ""),
                 user_agent=environ.get("HTTP_USER_AGENT", "")[:256],
                 fingerprint=trip.fingerprint,
-                wants_cookie=environ["wsgi.url_scheme"] == "https" and "HTTP_ORIGIN" in environ,
+                wants_cookie=_keeps_cookies(environ),
             )
             return _respond(route, route.handler(call))
 
@@ -236,9 +240,19 @@ def _fingerprint(environ: dict[str, Any], current: Request) -> str:
     return fingerprint_of(given)
 
 
+def _keeps_cookies(environ: dict[str, Any]) -> bool:
+    """Whether this is a browser that will send our cookie back: over TLS, and not from another site."""
+    site = environ.get("HTTP_SEC_FETCH_SITE", "")
+    return environ["wsgi.url_scheme"] == "https" and site in ("same-origin", "same-site")
+
+
 def _read_body(route: Route) -> Any:
     assert route.body is not None
-    raw = request.get_data(cache=False)
+    try:
+        with green.time_limit(deadline.remaining(_BODY_SECONDS)):
+            raw = request.get_data(cache=False)
+    except TimeoutError as error:
+        raise RequestTimeout("The body did not arrive in time.") from error
     # Of a body without a Content-Length, Werkzeug returns what fits and says nothing about the rest.
     if request.content_length is None and len(raw) >= (request.max_content_length or math.inf):
         raise PayloadTooLarge("The body is too large.")

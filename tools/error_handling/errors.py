@@ -69,6 +69,10 @@ class NotFound(AppError):
     status, code, title = 404, "not-found", "Not found"
 
 
+class RequestTimeout(AppError):
+    status, code, title = 408, "request-timeout", "Request timeout"
+
+
 class Conflict(AppError):
     status, code, title = 409, "conflict", "Conflict"
 

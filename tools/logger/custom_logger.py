@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
+from traceback import format_tb
 from typing import Any
 
 from tools.logger.redaction import may_be_sensitive, redact
@@ -21,6 +22,8 @@ _SERVER = logging.getLogger("credit.server")
 _GAME = logging.getLogger("credit.game_play")
 _FUNCTION = logging.getLogger("credit.function")
 _FILES = {_SERVER: "server.log", _GAME: "game_play.log", _FUNCTION: "function.log"}
+_DRIVERS = ("pymongo", "redis", "hvac", "requests")
+_CAUSES = 8
 _FIELDS, _LINE = "credit_fields", "credit_line"
 # What json leaves as it is and still ends a line somewhere, moves a terminal's cursor, or has no UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -42,6 +45,16 @@ class _Line(logging.Formatter):
                 line = _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
             setattr(record, _LINE, line)
         return line
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  the name is logging's
+        """A traceback and those of its causes; of a driver's error only the name, since its text may hold what was to be stored."""
+        parts: list[str] = []
+        error: BaseException | None = ei[1]
+        while error is not None and len(parts) < _CAUSES:
+            text = "" if type(error).__module__.startswith(_DRIVERS) else f": {error}"
+            parts.append("".join(format_tb(error.__traceback__)) + type(error).__qualname__ + text)
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        return "\ncaused by:\n".join(parts)
 
     def render(self, record: logging.LogRecord, message: str, fields: dict[str, Any], traceback: str) -> str:
         raise NotImplementedError

@@ -11,13 +11,14 @@ REDACTED = "[redacted]"
 _SENSITIVE_NAME = re.compile(r"password|passwd|secret|token|authorization|cookie|api[_-]?key|email|private|fingerprint", re.IGNORECASE)
 _SENSITIVE_TEXT = re.compile(
     r"eyJ[\w-]{8,1024}(?:\.[\w-]*){1,2}"  # JSON Web Tokens; bounded, or a long text of many starts takes for ever
+    r"|\$argon2\w*\$[\w$=,+/.-]+"  # password hashes
     r"|gAAAA[\w-]{20,}={0,2}"  # Fernet tokens
     r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
     r"|(?<=://)[^\s/]{1,1024}(?=@)"  # credentials in a URL
     r"|[\w.!#$%&'*+?^`{|}~-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+"
 )
 # Looking for these first is much cheaper than running the expression over every line.
-_HINTS = ("eyj", "gaaaa", "@", "bearer", "basic")
+_HINTS = ("eyj", "gaaaa", "$argon2", "@", "bearer", "basic")
 
 
 def may_be_sensitive(text: str) -> bool:

@@ -19,6 +19,8 @@ from plugins.main_plugin.modules.connection_api.sessions import Sessions
 from plugins.main_plugin.modules.connection_api.users import Users
 
 _AUTH = "auth"
+# As long as browsers keep a cookie at all: without it the refresh token that is bound to it is worth nothing.
+_COOKIE_SECONDS = 400 * 24 * 3600
 
 
 def connection_routes(users: Users, sessions: Sessions) -> tuple[Route, ...]:
@@ -94,5 +96,5 @@ def connection_routes(users: Users, sessions: Sessions) -> tuple[Route, ...]:
 def _signed_in(body: dict[str, object], cookie: str | None, status: int = 200) -> Answer:
     headers = {}
     if cookie is not None:
-        headers["Set-Cookie"] = f"{FINGERPRINT_COOKIE}={cookie}; Path=/; Secure; HttpOnly; SameSite=Strict"
+        headers["Set-Cookie"] = f"{FINGERPRINT_COOKIE}={cookie}; Path=/; Max-Age={_COOKIE_SECONDS}; Secure; HttpOnly; SameSite=Strict"
     return Answer(body, status, headers)
