@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -70,10 +70,17 @@ class JWTManager(Manager):
         )
 
     def validate_token(self, token: str, kind: str = ACCESS, *, fingerprint: str | None = None) -> dict[str, Any]:
-        """The claims of `token`; raises Unauthenticated when anything about it is wrong.
+        """The claims of `token`; raises Unauthenticated when anything about it is wrong or its session was revoked.
 
         `fingerprint`: of the client that sends it; None skips the check (callers that have no client at hand).
         """
+        claims = self.read_token(token, kind, fingerprint=fingerprint)
+        if self.is_session_revoked(claims["sid"]):
+            raise Unauthenticated("The session has ended.", code="session-revoked")
+        return claims
+
+    def read_token(self, token: str, kind: str = ACCESS, *, fingerprint: str | None = None) -> dict[str, Any]:
+        """As `validate_token`, without asking about the session; for those who ask for that together with other things."""
         claims = self._verified.get((kind, token))
         if claims is None:
             claims = self._verify(token, kind)
@@ -129,8 +136,24 @@ class JWTManager(Manager):
             self._leave_flag(session_id)
         return active
 
+    def is_session_revoked(self, session_id: str) -> bool:
+        """Whether the session was ended; of one that was never recorded nobody can say so."""
+        with suppress(Unavailable):
+            flag = self.app_manager.redis_manager.read_flag(self.session_key(session_id))
+            if flag is not None:
+                return flag == b"0"
+        session = self.app_manager.database_manager.find_one("user_sessions", {"_id": session_id}, projection=("revoked_at",))
+        return session is not None and session["revoked_at"] is not None
+
+    def active_sessions(self, session_ids: Iterable[str]) -> set[str]:
+        """Which of `session_ids` still live, by the record, in one query."""
+        wanted = list(session_ids)
+        query = {"_id": {"$in": wanted}, "revoked_at": None, "expires_at": {"$gt": utc_now()}}
+        found = self.app_manager.database_manager.find_many("user_sessions", query, limit=max(1, len(wanted)), projection=("_id",))
+        return {row["_id"] for row in found}
+
     def revoke_session(self, session_id: str) -> None:
-        """End a session for ever: first in the record, then in Redis. Unavailable means: try again."""
+        """End a session for ever: first in the record, then in Redis."""
         self.revoke_sessions([session_id])
 
     def revoke_sessions(self, session_ids: Sequence[str]) -> None:
@@ -141,8 +164,8 @@ class JWTManager(Manager):
             try:
                 self._announce(session_ids)
             except Unavailable:
+                # Revoked they are: the record says so, and it is asked while Redis is away.
                 threading.Thread(target=self._announce_later, args=(list(session_ids),), daemon=True).start()
-                raise
 
     def _announce(self, session_ids: Sequence[str]) -> None:
         """Say in Redis, and to who else wants to know, that these sessions have ended."""

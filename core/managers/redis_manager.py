@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import select
+import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,19 +31,29 @@ _BREAKER_FAILURES = 3
 _BREAKER_SECONDS = 1.0
 
 
-class _Connection(redis.Connection):
-    """A connection whose readiness check is one system call.
+class _QuickCheck:
+    """A part of a connection: its readiness check is one system call.
 
     The driver asks, before each command, whether a pooled connection was closed meanwhile. In a patched process its
     way of asking goes round the whole event loop, which costs more than the command.
     """
 
+    _sock: socket.socket | None
+
     def can_read(self, timeout: float = 0) -> bool:
         if timeout or self._sock is None:
-            return bool(super().can_read(timeout))
+            return bool(super().can_read(timeout))  # type: ignore[misc]
         poller = native_poll()
         poller.register(self._sock.fileno(), select.POLLIN)
         return bool(poller.poll(0))
+
+
+class _Connection(_QuickCheck, redis.Connection):
+    """A plain connection."""
+
+
+class _TlsConnection(_QuickCheck, redis.SSLConnection):
+    """The same over TLS, for rediss:// addresses."""
 
 
 class RedisManager(Manager):
@@ -97,6 +108,11 @@ class RedisManager(Manager):
             return json.loads(self._fernet.decrypt(token))
         except InvalidToken:
             return None
+
+    def read_flag(self, key: str) -> bytes | None:
+        """A value that scripts keep in plain (a flag or a counter), or None."""
+        flag: bytes | None = self.guard(lambda: self._client.get(key))
+        return flag
 
     def delete(self, *keys: str) -> int:
         """Remove `keys`; how many there were."""
@@ -175,8 +191,9 @@ class RedisManager(Manager):
 
     def _pool(self, url: str, timeout: float) -> redis.BlockingConnectionPool:
         """A pool in which callers wait for their turn: the driver's usual one fails them, as if Redis were away."""
+        connection = _TlsConnection if url.startswith("rediss://") else _Connection
         try:
-            return redis.BlockingConnectionPool.from_url(url, connection_class=_Connection, timeout=timeout, **self.connection_options())
+            return redis.BlockingConnectionPool.from_url(url, connection_class=connection, timeout=timeout, **self.connection_options())
         except ValueError as error:
             raise BootError("REDIS_URL cannot be used: it must be a redis:// address without credentials") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,12 +18,15 @@ from flask_socketio import SocketIO, emit, join_room, leave_room
 from pydantic import BaseModel, Field, ValidationError
 
 from core import context, metrics
-from core.contracts import Identifier, fingerprint_of
+from core.contracts import Identifier
 from core.managers.base import Manager
+from core.web.fingerprints import client_fingerprint
 from core.web.models import Body, Text
 from core.web.routing import ADMINS, EVERYONE, Principal
-from tools.error_handling.errors import AppError, Conflict, Forbidden, RateLimited, Unauthenticated
-from tools.logger.custom_logger import custom_log, game_log
+from core.web.socket_gate import SocketGate
+from tools.error_handling.error_handler import from_validation
+from tools.error_handling.errors import AppError, Conflict, Forbidden, MalformedRequest, RateLimited, Unauthenticated
+from tools.logger.custom_logger import custom_log, game_log, log_exception
 from utils import deadline, green
 from utils.clock import rfc3339, utc_now
 from utils.ids import new_id
@@ -29,7 +34,11 @@ from utils.ids import new_id
 _CHANNEL = "credit-system-sockets"
 # A worker that is killed says no goodbye: what it left in Redis ends by itself after this time.
 _LEASE_SECONDS = 15
-_RENEW_SECONDS = 5
+_TEND_SECONDS = 5
+_ROOMS_PER_SOCKET = 50
+# Leases that one round trip renews: a larger script would keep Redis from everybody else.
+_LEASES_AT_ONCE = 1000
+_SESSIONS_AT_ONCE = 1000
 _USER_ROOM, _SESSION_ROOM = "user:", "session:"
 
 
@@ -123,6 +132,12 @@ class WebSocketManager(Manager):
             manage_session=False,
             cookie=None,
         )
+        app.wsgi_app = SocketGate(  # type: ignore[method-assign]
+            app.wsgi_app, self._count_handshake, self.app_manager.error_handler, config["REQUEST_TIMEOUT"]
+        )
+        # What anonymous clients send wrong is theirs to know; these would log a traceback for each frame.
+        for name in ("engineio.server", "socketio.server"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         if self.mode == "eventlet":
             _bound_eventlet_messages()
         else:
@@ -173,9 +188,11 @@ class WebSocketManager(Manager):
         metrics.SOCKETS.inc()
         metrics.SOCKET_EVENTS.labels("connect", "ok").inc()
 
+    def _count_handshake(self, address: str) -> None:
+        self.app_manager.rate_limiter_manager.check_rate_limit([Identifier("ip", address)])
+
     def _admit(self, token: str) -> Connection:
-        fingerprint = fingerprint_of(request.headers.get("X-Client-Fingerprint"))
-        claims = self.app_manager.jwt_manager.validate_token(token, fingerprint=fingerprint)
+        claims = self.app_manager.jwt_manager.read_token(token, fingerprint=client_fingerprint(request))
         principal = Principal(claims["sub"], claims["role"], claims["sid"])
         who = [Identifier("ip", request.remote_addr or "unknown"), Identifier("user", principal.user_id)]
         admission = self.app_manager.rate_limiter_manager.check_rate_limit(who, session_id=principal.session_id)
@@ -211,25 +228,47 @@ class WebSocketManager(Manager):
                 self.socketio.server.disconnect(sid)
 
     def _keep(self) -> None:
-        """Look after this worker's sockets: end those whose token has expired, renew the leases of the others."""
-        renewed = time.monotonic()
+        """Look after this worker's sockets for as long as it runs."""
+        tended = time.monotonic()
         while not self._stop.wait(1.0):
-            now = time.time()
-            for connection in [c for c in self._connections.values() if c.expires_at <= now]:
-                self.socketio.emit("session_revoked", {"reason": "token-expired"}, to=connection.sid)
-                self.socketio.server.disconnect(connection.sid)
-            if time.monotonic() - renewed >= _RENEW_SECONDS:
-                renewed = time.monotonic()
-                self._renew()
+            try:
+                self._end_expired()
+                if time.monotonic() - tended >= _TEND_SECONDS:
+                    tended = time.monotonic()
+                    self._renew()
+                    self._end_revoked()
+            except AppError as error:
+                custom_log("sockets could not be looked after", level="WARNING", code=error.code)
+            except Exception as error:  # noqa: BLE001  without this thread nothing expires any more
+                log_exception("the socket keeper stumbled", error)
+
+    def _end_expired(self) -> None:
+        now = time.time()
+        for connection in [c for c in self._connections.values() if c.expires_at <= now]:
+            self._end(connection.sid, "token-expired")
+
+    def _end_revoked(self) -> None:
+        """An announcement can get lost with Redis or with a worker: the record knows which sessions still live."""
+        by_session = [(c.principal.session_id, c.sid) for c in self._connections.values()]
+        for start in range(0, len(by_session), _SESSIONS_AT_ONCE):
+            chunk = by_session[start : start + _SESSIONS_AT_ONCE]
+            active = self.app_manager.jwt_manager.active_sessions({session_id for session_id, _ in chunk})
+            for session_id, sid in chunk:
+                if session_id not in active:
+                    self._end(sid, "session-revoked")
+
+    def _end(self, sid: str, reason: str) -> None:
+        """Tell one socket of this worker why, then close it."""
+        self.socketio.emit("session_revoked", {"reason": reason}, to=sid)
+        self.socketio.server.disconnect(sid)
 
     def _renew(self) -> None:
+        """Prolong the leases of this worker's sockets in their rooms."""
         leases = [(f"room:{room}", c.sid) for c in self._connections.values() for room in c.rooms]
-        if not leases:
-            return
-        try:
-            self.app_manager.redis_manager.run_script(_RENEW, [key for key, _ in leases], [_LEASE_SECONDS, *(sid for _, sid in leases)])
-        except AppError:
-            custom_log("room leases could not be renewed", level="WARNING", rooms=len(leases))
+        for start in range(0, len(leases), _LEASES_AT_ONCE):
+            chunk = leases[start : start + _LEASES_AT_ONCE]
+            args = [_LEASE_SECONDS, *(sid for _, sid in chunk)]
+            self.app_manager.redis_manager.run_script(_RENEW, [key for key, _ in chunk], args)
 
     # Events
 
@@ -270,6 +309,8 @@ class WebSocketManager(Manager):
 
     def _join(self, connection: Connection, body: RoomBody) -> dict[str, Any]:
         _refuse_foreign(body.room, connection.principal)
+        if len(connection.rooms) >= _ROOMS_PER_SOCKET and body.room not in connection.rooms:
+            raise Conflict("This socket is in too many rooms.", code="too-many-rooms", limit=_ROOMS_PER_SOCKET)
         limit = self.app_manager.config["ROOM_MAX_MEMBERS"]
         size = self.app_manager.redis_manager.run_script(_JOIN, [f"room:{body.room}"], [connection.sid, _LEASE_SECONDS, limit])
         if size < 0:
@@ -311,11 +352,16 @@ def _message(connection: Connection, data: Any) -> dict[str, Any]:
 
 
 def _payload(event: Event, args: tuple[Any, ...]) -> BaseModel:
+    """The event's one argument as its model. What JSON has no word for would break every client that it is sent on to."""
+    given = args[0] if len(args) == 1 else None
     try:
-        return event.body.model_validate(args[0] if len(args) == 1 else None)
+        json.dumps(given, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MalformedRequest("The payload is not valid JSON.") from error
+    try:
+        return event.body.model_validate(given)
     except ValidationError as error:
-        custom_log("socket event refused", level="DEBUG", event=event.name)
-        raise error from None
+        raise from_validation(error) from None
 
 
 def _refuse_foreign(room: str, principal: Principal) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Response, g, request
 
 from core import context, metrics
-from core.contracts import Identifier, Standing, fingerprint_of, rate_limit_headers
+from core.contracts import Identifier, Standing, rate_limit_headers
+from core.web.fingerprints import client_fingerprint
 from core.web.models import NoQuery, parse_body, parse_query
 from core.web.routing import Answer, Call, Principal, Route
 from tools.error_handling.error_handler import ErrorHandler
@@ -32,7 +33,6 @@ from utils import deadline, green
 if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
 
-FINGERPRINT_COOKIE = "__Secure-fingerprint"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 # Visible ASCII; RFC draft idempotency-key-header-07 quotes the value, most clients do not: both are taken.
 _IDEMPOTENCY_KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
@@ -95,7 +95,7 @@ class RequestChain:
             route=self._routes.get(current.endpoint or "") if current.method != "OPTIONS" else None,
             request_id=_request_id(environ.get("HTTP_X_REQUEST_ID")),
             started=time.perf_counter(),
-            fingerprint=_fingerprint(environ, current),
+            fingerprint=client_fingerprint(current),
         )
         context.request_id.set(trip.request_id)
         context.actor_id.set("anonymous")
@@ -118,7 +118,7 @@ class RequestChain:
         if scheme.lower() != "bearer" or not token:
             return Unauthenticated("Send the access token as: Authorization: Bearer <token>.", code="token-invalid")
         try:
-            claims = self._app_manager.jwt_manager.validate_token(token.strip(), fingerprint=trip.fingerprint)
+            claims = self._app_manager.jwt_manager.read_token(token.strip(), fingerprint=trip.fingerprint)
         except Unauthenticated as error:
             return error
         trip.principal = Principal(claims["sub"], claims["role"], claims["sid"])
@@ -231,13 +231,6 @@ def _authorize(route: Route, principal: Principal | None, refusal: Unauthenticat
 def _request_id(given: str | None) -> str:
     """The client's request id where it is well-formed, else a new one."""
     return given if given is not None and _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
-
-
-def _fingerprint(environ: dict[str, Any], current: Request) -> str:
-    given = environ.get("HTTP_X_CLIENT_FINGERPRINT")
-    if given is None and "HTTP_COOKIE" in environ:
-        given = current.cookies.get(FINGERPRINT_COOKIE)
-    return fingerprint_of(given)
 
 
 def _keeps_cookies(environ: dict[str, Any]) -> bool:

@@ -50,12 +50,8 @@ class ErrorHandler:
     def _translate(self, error: BaseException) -> Problem:
         if isinstance(error, AppError):
             return Problem(error.status, error.problem(), error.headers)
-        if isinstance(error, ValidationError):
-            return self._translate(from_validation(error))
         if isinstance(error, HTTPException):
             return _from_http(error)
-        if isinstance(error, RecursionError):
-            return self._translate(MalformedRequest("The body is nested too deeply."))
         return self._translate(AppError("Something went wrong on our side; the request id helps us to find it."))
 
     def _track(self, code: str) -> None:

@@ -29,6 +29,8 @@ class WalletModule(BaseModule):
         # A gate, and inside the transaction that makes the user: there is never one without a wallet.
         app_manager.hooks_manager.declare_hook("user_created", Kind.GATE)
         app_manager.hooks_manager.register_hook("user_created", self._open_default)
+        app_manager.hooks_manager.declare_hook("user_erased", Kind.GATE)
+        app_manager.hooks_manager.register_hook("user_erased", self._freeze)
         return True
 
     @property
@@ -37,6 +39,9 @@ class WalletModule(BaseModule):
 
     def _open_default(self, event: dict[str, Any]) -> None:
         self.service.open_default(event["user_id"], event["session"])
+
+    def _freeze(self, event: dict[str, Any]) -> None:
+        self.service.freeze_all(event["user_id"], event["session"])
 
 
 MODULE = WalletModule

@@ -23,6 +23,10 @@ class WalletRepository:
     def insert(self, wallet: dict[str, Any], session: ClientSession) -> None:
         self._database.insert_one(_COLLECTION, wallet, session)
 
+    def freeze_all(self, owner_id: str, session: ClientSession) -> None:
+        update = {"$set": {"status": "frozen"}, "$inc": {"version": 1}}
+        self._database.update_many(_COLLECTION, {"owner_id": owner_id}, update, session)
+
     def find(self, wallet_id: str) -> dict[str, Any] | None:
         return self._database.find_one(_COLLECTION, {"_id": wallet_id})
 

@@ -29,6 +29,10 @@ class WalletService:
         """Open the default wallet of a new user, in the transaction of `session`."""
         self._repository.insert(new_wallet(owner_id, DEFAULT_ASSET), session)
 
+    def freeze_all(self, owner_id: str, session: Any) -> None:
+        """Freeze the wallets of a user who is leaving: what would be sent there could never be spent."""
+        self._repository.freeze_all(owner_id, session)
+
     def resolve(self, principal: Principal, wallet_id: str) -> str:
         """`me` as the id of the caller's default wallet; any other id as it is."""
         return wallet_id_of(principal.user_id) if wallet_id == ME else wallet_id

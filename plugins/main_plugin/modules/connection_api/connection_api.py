@@ -36,7 +36,8 @@ class ConnectionAPI(BaseModule):
         self.sessions = Sessions(self._repository, passwords, app_manager.jwt_manager, config["JWT_REFRESH_TTL"], pager)
         self.users = Users(self._repository, passwords, self.sessions, app_manager.hooks_manager, pager)
         self._routes = connection_routes(self.users, self.sessions)
-        app_manager.hooks_manager.declare_hook("user_created", Kind.GATE)
+        for hook in ("user_created", "user_erased"):
+            app_manager.hooks_manager.declare_hook(hook, Kind.GATE)
         app_manager.services_manager.register_service("user_directory", self.users)
         return True
 
@@ -48,10 +49,10 @@ class ConnectionAPI(BaseModule):
             return
         try:
             user = self.users.create(_FIRST_ADMIN, email, password, ADMIN, trusted=True)
-        except Conflict:
-            # Another copy of us that starts at the same moment was first.
+        except Conflict as error:
+            # Another copy of us that starts at the same moment, or someone who has this name or address by now.
             if not self._repository.has_role(ADMIN):
-                raise
+                custom_log("there is no admin, and none could be made", level="ERROR", code=error.code)
         else:
             custom_log("first admin made", user_id=user["_id"])
 

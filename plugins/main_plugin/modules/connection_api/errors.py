@@ -33,3 +33,7 @@ def user_not_found() -> NotFound:
 
 def session_not_found() -> NotFound:
     return NotFound("There is no such session.")
+
+
+def last_admin() -> Conflict:
+    return Conflict("This is the last active admin.", code="last-admin", title="Last admin")

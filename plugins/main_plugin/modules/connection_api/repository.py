@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from core.managers.database_manager import DatabaseManager
 
 _USERS, _SESSIONS = "users", "user_sessions"
+_SESSIONS_AT_ONCE = 1000
 
 
 class ConnectionRepository:
@@ -63,12 +64,18 @@ class ConnectionRepository:
             stored.update(_names(stored["profile"]))
         return self._database.update_one(_USERS, {"_id": user_id}, {"$set": stored}, session).matched_count == 1
 
-    def erase_user(self, user_id: str, at: datetime) -> bool:
+    def has_other_admin(self, user_id: str, session: ClientSession) -> bool:
+        """Whether an active admin is left without `user_id`; two who ask this about each other cannot both commit."""
+        together = {"$inc": {"changes": 1}}
+        self._database.collection("settings").update_one({"_id": "admins"}, together, upsert=True, session=session)
+        query = {"role": "admin", "status": "active", "_id": {"$ne": user_id}}
+        return self._database.find_one(_USERS, query, projection=("_id",), session=session) is not None
+
+    def erase_user(self, user_id: str, at: datetime, session: ClientSession) -> None:
         """Remove what is personal; the id stays, since the ledger names it."""
         gone = {"username": "", "email": "", "profile": "", "password_hash": ""}
         update = {"$unset": gone, "$set": {"status": "deleted", "deleted_at": at}}
-        query = {"_id": user_id, "status": {"$ne": "deleted"}}
-        return self._database.update_one(_USERS, query, update).matched_count == 1
+        self._database.update_one(_USERS, {"_id": user_id}, update, session)
 
     # Sessions
 
@@ -90,9 +97,14 @@ class ConnectionRepository:
         query = {"user_id": user_id, **_alive(now), **({"_id": {"$lt": before}} if before is not None else {})}
         return self._database.find_many(_SESSIONS, query, sort=(("_id", -1),), limit=limit)
 
-    def living_session_ids(self, user_id: str, now: datetime) -> list[str]:
-        query = {"user_id": user_id, **_alive(now)}
-        return [row["_id"] for row in self._database.find_many(_SESSIONS, query, limit=10_000, projection=("_id",))]
+    def living_session_ids(self, user_id: str, now: datetime, keep: str | None) -> list[str]:
+        """Some of the living sessions of a user, without `keep`; empty when there are none left."""
+        query = {"user_id": user_id, "_id": {"$ne": keep}, **_alive(now)}
+        return [row["_id"] for row in self._database.find_many(_SESSIONS, query, limit=_SESSIONS_AT_ONCE, projection=("_id",))]
+
+    def owns_session(self, user_id: str, session_id: str) -> bool:
+        """Whether the session, living or ended, is that user's."""
+        return self._database.find_one(_SESSIONS, {"_id": session_id, "user_id": user_id}, projection=("_id",)) is not None
 
 
 def _alive(now: datetime) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from core.web.fingerprints import FINGERPRINT_COOKIE
 from core.web.models import PageQuery
-from core.web.request_chain import FINGERPRINT_COOKIE
 from core.web.routing import ADMINS, EVERYONE, PUBLIC, Answer, Call, Route
 from plugins.main_plugin.modules.connection_api.schemas import (
     CreateUserBody,
@@ -27,8 +29,11 @@ def connection_routes(users: Users, sessions: Sessions) -> tuple[Route, ...]:
     """The module's routes, with handlers that call `users` and `sessions`."""
 
     def register(call: Call) -> Answer:
-        user = users.create(call.body.username, call.body.email, call.body.password)
-        return _signed_in(*sessions.open(call, user), status=201)
+        opened: list[tuple[dict[str, Any], str | None]] = []
+        body = call.body
+        users.create(body.username, body.email, body.password, also=lambda user, session: opened.append(sessions.open(call, user, session)))
+        # The transaction may have run more than once; its last run is the one that counts.
+        return _signed_in(*opened[-1], status=201)
 
     def login(call: Call) -> Answer:
         return _signed_in(*sessions.log_in(call, call.body.login, call.body.password))

@@ -21,6 +21,8 @@ from utils.clock import utc_now
 from utils.ids import new_id
 
 if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
     from core.contracts import TokenPair
     from core.managers.jwt_manager import JWTManager
 
@@ -44,13 +46,23 @@ class Sessions:
             metrics.AUTH_ATTEMPTS.labels("login", "refused").inc()
             raise errors.invalid_credentials()
         assert user is not None
-        if self._passwords.is_outdated(user["password_hash"]):
-            self._repository.update_user(user["_id"], {"password_hash": self._passwords.hash(password)})
-        metrics.AUTH_ATTEMPTS.labels("login", "ok").inc()
-        return self.open(call, user)
+        newer = {"password_hash": self._passwords.hash(password)} if self._passwords.is_outdated(user["password_hash"]) else {}
 
-    def open(self, call: Call, user: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-        """A new session for `user` on the client of `call`."""
+        def work(session: ClientSession) -> tuple[dict[str, Any], str | None]:
+            # A new password, role or status may have come while this one was being checked, and ended all sessions.
+            # Writing to the user makes the two transactions conflict, so that one of them sees the other.
+            current = self._repository.find_user(user["_id"], session)
+            if current is None or any(current.get(name) != user[name] for name in ("password_hash", "role", "status")):
+                raise errors.invalid_credentials()
+            self._repository.update_user(user["_id"], {**newer, "last_login_at": utc_now()}, session)
+            return self.open(call, current, session)
+
+        answer: tuple[dict[str, Any], str | None] = self._repository.transaction(work)
+        metrics.AUTH_ATTEMPTS.labels("login", "ok").inc()
+        return answer
+
+    def open(self, call: Call, user: dict[str, Any], session: ClientSession) -> tuple[dict[str, Any], str | None]:
+        """A new session for `user` on the client of `call`, in the transaction of `session`."""
         cookie = secrets.token_urlsafe(32) if call.wants_cookie and not call.fingerprint else None
         fingerprint = fingerprint_of(cookie) if cookie is not None else call.fingerprint
         pair = self._jwt.generate_pair(user["_id"], user["role"], new_id("s"), fingerprint)
@@ -65,13 +77,14 @@ class Sessions:
                 "last_used_at": now,
                 "expires_at": now + self._refresh_life,
                 "revoked_at": None,
-            }
+            },
+            session,
         )
         return _token_answer(user, pair), cookie
 
     def refresh(self, call: Call, refresh_token: str) -> dict[str, Any]:
         """A new pair for a refresh token, which is spent by it; a token that comes again ends its session."""
-        claims = self._jwt.validate_token(refresh_token, REFRESH, fingerprint=call.fingerprint)
+        claims = self._jwt.read_token(refresh_token, REFRESH, fingerprint=call.fingerprint)
         user = self._repository.find_user(claims["sub"])
         if user is None or user["status"] != "active":
             raise errors.session_ended()
@@ -93,15 +106,15 @@ class Sessions:
         return errors.refresh_reused()
 
     def end(self, principal: Principal, session_id: str) -> None:
-        """End one of the caller's sessions."""
-        session = self._repository.find_session(session_id, utc_now())
-        if session is None or session["user_id"] != principal.user_id:
+        """End one of the caller's sessions; one that has ended already stays so."""
+        if not self._repository.owns_session(principal.user_id, session_id):
             raise errors.session_not_found()
         self._jwt.revoke_session(session_id)
 
     def end_all(self, user_id: str, keep: str | None = None) -> None:
         """End all sessions of a user, except `keep`."""
-        self._jwt.revoke_sessions([sid for sid in self._repository.living_session_ids(user_id, utc_now()) if sid != keep])
+        while session_ids := self._repository.living_session_ids(user_id, utc_now(), keep):
+            self._jwt.revoke_sessions(session_ids)
 
     def page(self, principal: Principal, query: PageQuery) -> dict[str, Any]:
         """`{data, next_cursor}`: the caller's living sessions, newest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from core.web.paging import Pager
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from core.managers.hooks_manager import HooksManager
     from plugins.main_plugin.modules.connection_api.sessions import Sessions
 
+Also = Callable[[dict[str, Any], "ClientSession"], None]
+
 
 class Users:
     """The accounts. Who may ask for what is decided here, by the principal."""
@@ -35,11 +38,16 @@ class Users:
         self._hooks = hooks
         self._pager = pager
 
-    def create(self, username: str, email: str, password: str, role: str = "user", *, trusted: bool = False) -> dict[str, Any]:
-        """Make a user, and whatever else the hook `user_created` makes, all or nothing; the stored document."""
+    def create(
+        self, username: str, email: str, password: str, role: str = "user", *, trusted: bool = False, also: Also | None = None
+    ) -> dict[str, Any]:
+        """Make a user, with what the hook `user_created` and `also` make, all or nothing; the stored document.
+
+        `trusted`: may have a reserved name. `also(user, session)` runs inside the transaction.
+        """
         self._refuse_weak(password, username, email)
-        if compared_username(username) in RESERVED and not trusted:
-            raise errors.username_taken()
+        if not trusted:
+            _refuse_reserved(username)
         user = {
             "_id": new_id("u"),
             "profile": {"username": username, "email": email},
@@ -53,6 +61,8 @@ class Users:
             self._refuse_taken(username, email, None, session)
             self._repository.insert_user(user, session)
             self._hooks.trigger("user_created", {"user_id": user["_id"], "session": session})
+            if also is not None:
+                also(user, session)
 
         self._repository.transaction(work)
         game_log("user created", user_id=user["_id"], role=role)
@@ -90,6 +100,9 @@ class Users:
             user = self._repository.find_user(user_id, session)
             if user is None or user["status"] == "deleted":
                 raise errors.user_not_found()
+            self._refuse_without_admin(user, {**user, **fields}, session)
+            if patch.username is not None and compared_username(patch.username) != user["username"]:
+                _refuse_reserved(patch.username)
             profile = {name: getattr(patch, name) or user["profile"][name] for name in ("username", "email")}
             changed = {**fields, **({"profile": profile} if profile != user["profile"] else {})}
             if changed:
@@ -115,9 +128,22 @@ class Users:
     def erase(self, principal: Principal, user_id: str) -> None:
         """Remove the personal data of a user and end the sessions; the ledger keeps the bare id."""
         self._refuse_foreign(principal, user_id)
-        if not self._repository.erase_user(user_id, utc_now()):
-            raise errors.user_not_found()
+
+        def work(session: ClientSession) -> None:
+            user = self._repository.find_user(user_id, session)
+            if user is None or user["status"] == "deleted":
+                raise errors.user_not_found()
+            self._refuse_without_admin(user, {"status": "deleted"}, session)
+            self._repository.erase_user(user_id, utc_now(), session)
+            self._hooks.trigger("user_erased", {"user_id": user_id, "session": session})
+
+        self._repository.transaction(work)
         self._sessions.end_all(user_id)
+
+    def _refuse_without_admin(self, before: dict[str, Any], after: dict[str, Any], session: ClientSession) -> None:
+        """Somebody has to be left who can undo it."""
+        if _is_active_admin(before) and not _is_active_admin(after) and not self._repository.has_other_admin(before["_id"], session):
+            raise errors.last_admin()
 
     def _refuse_taken(self, username: str, email: str, own_id: str | None, session: ClientSession) -> None:
         """Asked under all active keys: while two are in use, the unique index alone would let a name in twice."""
@@ -139,3 +165,12 @@ class Users:
     def _refuse_foreign(principal: Principal, user_id: str) -> None:
         if principal.user_id != user_id and principal.role != ADMIN:
             raise errors.user_not_found()
+
+
+def _refuse_reserved(username: str) -> None:
+    if compared_username(username) in RESERVED:
+        raise errors.username_taken()
+
+
+def _is_active_admin(user: dict[str, Any]) -> bool:
+    return user.get("role") == ADMIN and user["status"] == "active"
