@@ -91,7 +91,7 @@ class JWTManager(Manager):
             raise Unauthenticated("The token has expired.", code="token-expired")
         if fingerprint is not None and claims["fpt"] and not hmac.compare_digest(claims["fpt"], fingerprint):
             raise Unauthenticated("The token belongs to another client.", code="token-invalid")
-        return claims
+        return dict(claims)
 
     def _verify(self, token: str, kind: str) -> dict[str, Any]:
         """Check everything about `token` that cannot change: signature, type, claims; and whether it has begun and not ended."""

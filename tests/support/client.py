@@ -9,7 +9,7 @@ from typing import Any
 
 import requests
 
-PASSWORD = "a rather long passphrase"  # noqa: S105
+PASSWORD = "a rather long passphrase"
 
 
 def unique(prefix: str) -> str:

@@ -36,7 +36,7 @@ class Passwords:
     def verify(self, stored: str | None, password: str) -> bool:
         """Whether `password` belongs to `stored`; None (no such user) takes as long and is False."""
         matches: bool = self._run(self._matches, stored or self._dummy, password)
-        return matches and stored is not None
+        return matches and bool(stored)
 
     def is_outdated(self, stored: str) -> bool:
         """Whether `stored` was made with other parameters than today's."""

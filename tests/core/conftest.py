@@ -1,0 +1,55 @@
+"""Managers without an application around them: only those that a test asks for, disposed when its file is done."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.in_process import Managers
+from tools.local_stack import LocalStack
+from tools.local_stack.dev_secrets import SecretFiles
+from tools.local_stack.redis_server import RedisServer
+
+# A database of their own: what these tests do to it (wipe it, above all) is not felt by the application under test.
+_REDIS_DATABASE = 7
+
+Factory = Callable[..., Managers]
+
+
+@pytest.fixture(scope="session")
+def environ(servers: LocalStack) -> dict[str, str]:
+    """Where the real servers are, for `Managers`."""
+    return {**servers.environ, "REDIS_URL": f"{servers.environ['REDIS_URL'].rsplit('/', 1)[0]}/{_REDIS_DATABASE}"}
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path, secrets_dir: Path) -> Iterator[RedisServer]:
+    """A Redis that the test may pause, kill and wipe."""
+    server = RedisServer(tmp_path, SecretFiles(secrets_dir))
+    server.start()
+    yield server
+    server.resume()
+    server.stop()
+
+
+@pytest.fixture
+def copied_secrets(tmp_path: Path, secrets_dir: Path) -> Path:
+    """The secrets of the real servers, to be changed by the test."""
+    return Path(shutil.copytree(secrets_dir, tmp_path / "copied-secrets"))
+
+
+@pytest.fixture(scope="module")
+def app_manager_factory(environ: dict[str, str]) -> Iterator[Factory]:
+    """`app_manager_factory("redis", "jwt", JWT_ACCESS_TTL=5)`: these managers, started in BOOT_ORDER with these settings."""
+    with ExitStack() as stack:
+
+        def make(*names: str, **settings: object) -> Managers:
+            managers = Managers({**environ, **{key: str(value) for key, value in settings.items()}}, *names)
+            stack.callback(managers.dispose)
+            return managers
+
+        yield make

@@ -1,0 +1,283 @@
+"""The orchestrator: the order of the boot, what a failing stage leaves behind, and the health of everyone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from flask import Flask
+
+from core.managers import app_manager as app_manager_module
+from core.managers.app_manager import BOOT_ORDER, AppManager
+from core.managers.base import BootError, Manager
+from tests.core.conftest import Factory
+from tests.support.in_process import booted
+from tests.support.logs import kept_logging
+from tools.error_handling.errors import Unavailable
+
+
+def test_the_order_of_the_boot_is_the_one_of_the_design() -> None:
+    wanted = "Vault Database Redis JWT Encryption RateLimiter Hooks Services WebSocket Plugin Module"
+    assert [manager_class.__name__ for manager_class in BOOT_ORDER] == [f"{name}Manager" for name in wanted.split()]
+
+
+# With fakes: what happens when a stage fails
+
+
+class Fake(Manager):
+    """Notes when it starts and ends; `fails` says what goes wrong."""
+
+    log: ClassVar[list[str]] = []
+    start: ClassVar[Any] = True
+    end: ClassVar[BaseException | None] = None
+    state: ClassVar[Any] = "healthy"
+
+    def initialize(self) -> bool:
+        self.log.append(f"+{self.name}")
+        if isinstance(self.start, BaseException):
+            raise self.start
+        self.initialized = bool(self.start)
+        return self.initialized
+
+    def check(self) -> tuple[str, dict[str, Any]]:
+        if isinstance(self.state, BaseException):
+            raise self.state
+        return self.state, {}
+
+    def dispose(self) -> None:
+        self.log.append(f"-{self.name}")
+        self.initialized = False
+        if self.end is not None:
+            raise self.end
+
+
+def fake(name: str, **traits: Any) -> type[Fake]:
+    return type(name, (Fake,), {"name": name, **traits})
+
+
+@pytest.fixture
+def log() -> list[str]:
+    Fake.log.clear()
+    return Fake.log
+
+
+@pytest.fixture
+def environment(environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    own = {"LOG_DIR": tmp_path, "LOG_CONSOLE": "ERROR", "DATA_DIR": tmp_path}
+    for key, value in {**environ, **own}.items():
+        monkeypatch.setenv(key, str(value))
+    with kept_logging():
+        yield
+
+
+@pytest.fixture
+def boot(environment: None, log: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Boot with fakes in the places of the managers; those that are not given are harmless ones."""
+
+    def boot(**given: type[Fake]) -> AppManager:
+        order = tuple(given.get(name, fake(name)) for name in (manager_class.name for manager_class in BOOT_ORDER))
+        monkeypatch.setattr(app_manager_module, "BOOT_ORDER", order)
+        monkeypatch.setattr(app_manager_module.AppManager, "_mount", lambda self, app: None)
+        manager = AppManager()
+        manager.vault_manager.settings = dict  # type: ignore[method-assign]
+        # What the AppManager itself asks of one of them.
+        manager.module_manager.all_modules = list  # type: ignore[method-assign,assignment]
+        return manager
+
+    return boot
+
+
+def test_everyone_starts_in_order_and_ends_in_reverse(boot: Any, log: list[str]) -> None:
+    manager = boot()
+    assert manager.initialize() is True
+    started = [f"+{manager_class.name}" for manager_class in BOOT_ORDER]
+    assert log == started
+    manager.dispose()
+    manager.dispose()
+    assert log == started + [f"-{manager_class.name}" for manager_class in reversed(BOOT_ORDER)]
+
+
+@pytest.mark.parametrize("start", [False, BootError("no disk"), RuntimeError("canary"), KeyboardInterrupt(), SystemExit(1)], ids=repr)
+def test_a_stage_that_fails_disposes_what_had_started_in_reverse(start: Any, boot: Any, log: list[str]) -> None:
+    manager = boot(redis=fake("redis", start=start))
+    with pytest.raises(BaseException) as failure:
+        manager.initialize()
+    assert log == ["+vault", "+database", "+redis", "-redis", "-database", "-vault"]
+    assert isinstance(failure.value, BootError if isinstance(start, (bool, Exception)) else type(start))
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (False, "03/11 redis: did not start"),
+        (BootError("redis at x: not reachable"), "03/11 redis: redis at x: not reachable"),
+        (Unavailable("The store is away."), "03/11 redis: The store is away."),
+        (RuntimeError("canary"), "03/11 redis: RuntimeError; server.log has the details"),
+    ],
+    ids=repr,
+)
+def test_the_failure_names_its_stage_in_one_line_without_a_strangers_words(start: Any, message: str, boot: Any) -> None:
+    with pytest.raises(BootError) as failure:
+        boot(redis=fake("redis", start=start)).initialize()
+    assert str(failure.value) == message
+
+
+def test_the_cause_of_a_failure_is_chained(boot: Any) -> None:
+    cause = RuntimeError("the real reason")
+    for start in (cause, BootError("told")):
+        with pytest.raises(BootError) as failure:
+            boot(redis=fake("redis", start=start)).initialize()
+        assert failure.value is not start
+        assert failure.value.__cause__ is start
+
+
+def test_one_that_fails_to_end_does_not_stop_the_others(boot: Any, log: list[str]) -> None:
+    manager = boot(hooks=fake("hooks", end=RuntimeError("stuck")), redis=fake("redis", end=ValueError("stuck too")))
+    manager.initialize()
+    log.clear()
+    manager.dispose()
+    assert log == [f"-{manager_class.name}" for manager_class in reversed(BOOT_ORDER)]
+
+
+def test_a_failing_boot_with_failing_ends_still_tells_the_first_failure(boot: Any, log: list[str]) -> None:
+    manager = boot(database=fake("database", end=RuntimeError("stuck")), redis=fake("redis", start=BootError("first")))
+    with pytest.raises(BootError, match="first"):
+        manager.initialize()
+    assert log[-3:] == ["-redis", "-database", "-vault"]
+
+
+def test_missing_secrets_stop_the_boot_before_anyone_starts(
+    boot: Any, log: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:1")
+    with pytest.raises(BootError, match="settings: missing secret vault_role_id, vault_secret_id"):
+        boot().initialize()
+    assert log == []
+    monkeypatch.delenv("VAULT_ADDR")
+    with pytest.raises(BootError, match="missing secret mongodb_user, "):
+        boot().initialize()
+    assert log == ["+vault", "-vault"]
+
+
+# Health
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({}, "healthy"),
+        ({"hooks": {"state": "degraded"}}, "degraded"),
+        ({"hooks": {"state": "unhealthy", "critical": False}}, "degraded"),
+        ({"hooks": {"state": "unhealthy"}}, "unhealthy"),
+        ({"hooks": {"state": RuntimeError("canary")}}, "unhealthy"),
+    ],
+    ids=str,
+)
+def test_the_whole_is_as_healthy_as_its_critical_parts(given: dict[str, dict[str, Any]], status: str, boot: Any) -> None:
+    manager = boot(**{name: fake(name, **traits) for name, traits in given.items()})
+    manager.initialize()
+    report = manager.health()
+    assert report["status"] == status
+    assert set(report) == {"status", "managers", "modules", "last_check"}
+    assert set(report["managers"]) == {manager_class.name for manager_class in BOOT_ORDER}
+    assert "canary" not in json.dumps(report)
+
+
+def test_health_asks_all_managers_at_once(boot: Any) -> None:
+    class Slow(Fake):
+        def check(self) -> tuple[str, dict[str, Any]]:
+            time.sleep(0.2)
+            return "healthy", {}
+
+    names = [manager_class.name for manager_class in BOOT_ORDER]
+    manager = boot(**{name: type(name, (Slow,), {"name": name}) for name in names})
+    manager.initialize()
+    began = time.monotonic()
+    manager.health()
+    assert time.monotonic() - began < 1.0
+
+
+def test_readiness_follows_what_no_request_can_do_without(boot: Any) -> None:
+    manager = boot(redis=fake("redis", state="unhealthy"))
+    manager.initialize()
+    assert manager.readiness()["status"] == "unavailable"
+    assert manager.readiness()["checks"]["redis"] == "unhealthy"
+    manager = boot(hooks=fake("hooks", state="degraded"))
+    manager.initialize()
+    assert manager.readiness()["status"] == "ready"
+    manager.draining = True
+    assert manager.readiness()["status"] == "draining"
+
+
+def test_one_that_has_ended_is_neither_healthy_nor_ready(boot: Any) -> None:
+    manager = boot()
+    manager.initialize()
+    manager.dispose()
+    assert manager.health()["status"] == "unhealthy"
+    assert manager.readiness()["status"] == "unavailable"
+
+
+# With the real managers
+
+
+@pytest.fixture(scope="module")
+def application(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppManager]:
+    with booted(environ, tmp_path_factory.mktemp("booted")) as manager:
+        yield manager
+
+
+def test_the_application_boots_and_answers(application: AppManager) -> None:
+    assert isinstance(application.app, Flask)
+    assert application.app.extensions["app_manager"] is application
+    answer = application.app.test_client().get("/health")
+    assert answer.status_code == 200
+    report = answer.get_json()
+    assert report["status"] == "healthy"
+    assert set(report["managers"]) == {manager_class.name for manager_class in BOOT_ORDER}
+    assert {"wallet", "transactions", "connection_api"} <= set(report["modules"])
+
+
+def test_every_manager_is_an_attribute(application: AppManager) -> None:
+    for manager_class in BOOT_ORDER:
+        assert isinstance(getattr(application, f"{manager_class.name}_manager"), manager_class)
+
+
+def test_the_boot_leaves_one_line_a_stage(environ: dict[str, str], tmp_path: Path) -> None:
+    with booted(environ, tmp_path):
+        lines = [json.loads(line)["message"] for line in (tmp_path / "logs" / "server.log").read_text().splitlines()]
+    stages = [line for line in lines if " ready " in line]
+    assert [line.rsplit(" ", 2)[0] for line in stages] == [f"{n:02d}/11 {m.name} ready" for n, m in enumerate(BOOT_ORDER, start=1)]
+
+
+def test_an_app_of_ones_own_is_used(environ: dict[str, str], tmp_path: Path, environment: None) -> None:
+    app, manager = Flask("mine"), AppManager()
+    try:
+        assert manager.initialize(app) is True
+        assert manager.app is app
+        assert app.test_client().get("/health/live").status_code == 200
+    finally:
+        manager.dispose()
+
+
+def test_a_hook_of_a_request_is_triggered_through_the_app_manager(application: AppManager) -> None:
+    seen: list[Any] = []
+    application.register_hook("after_request", seen.append, context="/health/live")
+    assert application.app is not None
+    application.app.test_client().get("/health/live")
+    application.app.test_client().get("/health/ready")
+    assert [fields["route"] for fields in seen] == ["/health/live"]
+    assert application.trigger_hook("session_revoked", []) == application.trigger_hook("session_revoked", [])
+
+
+def test_a_boot_that_fails_on_a_real_server_leaves_no_connection(app_manager_factory: Factory, environment: None, monkeypatch: Any) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    manager = AppManager()
+    with pytest.raises(BootError, match=r"03/11 redis: redis at 127.0.0.1:1/0: not reachable"):
+        manager.initialize()
+    assert manager.database_manager._clients == {}
+    assert not any(getattr(manager, f"{m.name}_manager").initialized for m in BOOT_ORDER)

@@ -1,0 +1,143 @@
+"""Modules: discovered ones and those of plugins, in dependency order, and what is said about those that cannot start."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from core.managers.base import BootError
+from core.managers.hooks_manager import HooksManager
+from core.managers.module_manager import ModuleManager, discover
+from core.modules.base_module import BaseModule
+
+
+class Module(BaseModule):
+    """Notes when it starts and ends; `state` is its health."""
+
+    log: ClassVar[list[str]] = []
+    start: ClassVar[Any] = True
+    end: ClassVar[Exception | None] = None
+    state: ClassVar[Any] = "healthy"
+
+    def initialize(self, app_manager: Any) -> bool:
+        self.log.append(f"+{self.NAME}")
+        for needed in self.DEPENDENCIES:
+            app_manager.module_manager.get_module(needed)
+        return bool(self.start)
+
+    def health_check(self) -> dict[str, Any]:
+        if isinstance(self.state, Exception):
+            raise self.state
+        return {**super().health_check(), "status": self.state}
+
+    def dispose(self) -> None:
+        self.log.append(f"-{self.NAME}")
+        if self.end is not None:
+            raise self.end
+
+
+def module(name: str, *needs: str, **traits: Any) -> type[Module]:
+    return type(name, (Module,), {"NAME": name, "DEPENDENCIES": needs, **traits})
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module manager that discovers nothing, with the modules of plugins."""
+
+    def make(*modules: type[Module]) -> ModuleManager:
+        Module.log.clear()
+        monkeypatch.setattr("core.managers.module_manager.discover", dict)
+        hooks = HooksManager(None)  # type: ignore[arg-type]
+        hooks.initialize()
+        app_manager: Any = SimpleNamespace(hooks_manager=hooks, plugin_manager=SimpleNamespace(modules={m.NAME: m for m in modules}))
+        app_manager.module_manager = ModuleManager(app_manager)
+        return app_manager.module_manager  # type: ignore[no-any-return]
+
+    return make
+
+
+def test_modules_start_after_what_they_need_and_end_in_reverse(make: Any) -> None:
+    manager = make(module("shop", "wallet"), module("wallet", "users"), module("users"))
+    assert manager.initialize() is True
+    assert [running.NAME for running in manager.all_modules()] == ["users", "wallet", "shop"]
+    manager.dispose()
+    manager.dispose()
+    assert Module.log == ["+users", "+wallet", "+shop", "-shop", "-wallet", "-users"]
+    assert manager.all_modules() == []
+
+
+def test_a_module_is_found_by_its_key(make: Any) -> None:
+    manager = make(module("wallet"))
+    manager.initialize()
+    assert manager.get_module("wallet").NAME == "wallet"
+    for unknown in (manager.get_module, manager.get_module_health):
+        with pytest.raises(KeyError):
+            unknown("nothing")
+
+
+@pytest.mark.parametrize(
+    ("modules", "reason"),
+    [
+        ([module("shop", "wallet", "mail")], "modules: shop needs wallet, mail, which is not there"),
+        ([module("a", "b"), module("b", "a")], "modules: circular dependency: "),
+        ([module("a", start=False)], "module a: did not start"),
+    ],
+)
+def test_a_module_that_cannot_start_stops_the_boot_by_name(modules: list[type[Module]], reason: str, make: Any) -> None:
+    manager = make(*modules)
+    with pytest.raises(BootError, match=reason):
+        manager.initialize()
+    manager.dispose()
+    assert not manager.initialized
+
+
+def test_a_module_can_be_registered_later_with_or_without_its_start(make: Any) -> None:
+    manager = make()
+    manager.initialize()
+    manager.register_module("one", module("one"), manager.app_manager)
+    manager.register_module("two", module("two"), manager.app_manager, initialize=False)
+    assert Module.log == ["+one"]
+    with pytest.raises(ValueError, match="module 'one' is registered already"):
+        manager.register_module("one", module("one"), manager.app_manager)
+
+
+def test_who_listens_hears_of_each_start_and_end(make: Any) -> None:
+    manager, heard = make(module("one"), module("two")), []
+    hooks: HooksManager = manager.app_manager.hooks_manager
+    hooks.register_hook("after_module_init", lambda key: heard.append(f"+{key}"))
+    hooks.register_hook("before_module_dispose", lambda key: heard.append(f"-{key}"), context="two")
+    manager.initialize()
+    manager.dispose()
+    assert heard == ["+one", "+two", "-two"]
+
+
+def test_one_that_fails_to_end_does_not_stop_the_others(make: Any) -> None:
+    manager = make(module("a"), module("b", end=RuntimeError("stuck")), module("c"))
+    manager.initialize()
+    Module.log.clear()
+    manager.dispose()
+    assert Module.log == ["-c", "-b", "-a"]
+
+
+@pytest.mark.parametrize(("state", "status"), [("healthy", "healthy"), ("degraded", "degraded"), (RuntimeError("canary"), "degraded")])
+def test_the_manager_is_as_healthy_as_its_modules(state: Any, status: str, make: Any) -> None:
+    manager = make(module("one", state=state), module("two"))
+    manager.initialize()
+    assert manager.health_check()["status"] == status
+    assert "canary" not in str(manager.get_module_health("one"))
+    assert manager.get_module_status()["one"]["status"] == (state if isinstance(state, str) else "unhealthy")
+    assert manager.get_module_status()["two"] | {"last_check": ""} == {
+        "module": "two",
+        "status": "healthy",
+        "last_check": "",
+        "dependencies": [],
+        "routes": 0,
+    }
+
+
+def test_the_modules_of_the_core_are_discovered_under_their_own_names() -> None:
+    found = discover()
+    assert {"wallet_module", "transactions_module"} <= set(found)
+    assert all(issubclass(each, BaseModule) and key == each.NAME for key, each in found.items())

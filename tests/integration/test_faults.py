@@ -1,0 +1,372 @@
+"""Servers and workers that die, stall or lie in the middle of the work: answers stay honest, and nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from pymongo.database import Database
+
+from tests.support.app_server import AppServer
+from tests.support.client import Client, assert_problem, unique
+from tests.support.load import ANSWER_SECONDS, Load, assert_answers, assert_one_effect_each
+from tests.support.polling import assert_gone, eventually
+from tools.local_stack import LocalStack
+
+OUTAGE_SECONDS = 3.0
+QUICK_SECONDS = 1.0
+STOP_SECONDS = 10.0
+# Wide limits, but for log-ins: those are how a test gets an address banned.
+LIMITS = {
+    "RATE_LIMIT_SCALE": 1,
+    "RATE_LIMIT_IP": "1000000/60",
+    "RATE_LIMIT_USER": "1000000/60",
+    "RATE_LIMIT_MONEY": "1000000/60",
+    "RATE_LIMIT_AUTH": "300/60",
+    "BAN_THRESHOLD": 1,
+    "BAN_SECONDS": 600,
+    "PROXY_COUNT": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    folder = tmp_path_factory.mktemp("faults")
+    with LocalStack(folder / "data", folder / "secrets", test_commands=True) as own:
+        free_locks_soon(own)
+        yield own
+
+
+def free_locks_soon(stack: LocalStack) -> None:
+    """A transaction whose worker died keeps its wallets locked for a minute by default, longer than these tests wait."""
+    assert stack.mongod is not None
+    with stack.mongod.client() as client:
+        client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=5)
+
+
+@pytest.fixture(scope="module")
+def app(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
+    with AppServer(stack.environ, tmp_path_factory.mktemp("app"), **LIMITS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def root(stack: LocalStack) -> Iterator[Database[dict[str, Any]]]:
+    assert stack.mongod is not None
+    with stack.mongod.client() as client:
+        yield client["admin"]
+
+
+@pytest.fixture
+def books(stack: LocalStack, root: Database[dict[str, Any]]) -> Database[dict[str, Any]]:
+    return root.client[stack.environ["MONGODB_DATABASE"]]
+
+
+@pytest.fixture
+def load(app: AppServer, stack: LocalStack) -> Load:
+    return Load.prepare(app, Client.admin(app.url, Path(stack.environ["SECRETS_DIR"])))
+
+
+@contextmanager
+def outage(begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None]:
+    """Something is away while the block runs, and for OUTAGE_SECONDS at the least."""
+    over = time.monotonic() + OUTAGE_SECONDS
+    begin()
+    try:
+        yield
+        eventually(lambda: time.monotonic() >= over, 2 * OUTAGE_SECONDS)
+    finally:
+        end()
+
+
+@contextmanager
+def fail_point(root: Database[dict[str, Any]], mode: Any, **data: Any) -> Iterator[Callable[[], int]]:
+    """Commands of the application that fail as `data` says; the yielded call ends it and says how often it did."""
+    configure = {"configureFailPoint": "failCommand"}
+
+    def stop() -> int:
+        count: int = root.command({**configure, "mode": "off"})["count"]
+        return count
+
+    before = root.command({**configure, "mode": "off"})["count"]
+    root.command({**configure, "mode": mode, "data": {**data, "appName": "credit-system-read_write"}})
+    try:
+        yield lambda: stop() - before
+    finally:
+        stop()
+
+
+def health(app: AppServer, manager: str) -> tuple[int, str]:
+    """The status code of /health, and what it says about `manager`."""
+    response = requests.get(f"{app.url}/health", timeout=ANSWER_SECONDS)
+    return response.status_code, response.json()["managers"][manager]["status"]
+
+
+def readiness(app: AppServer) -> int:
+    return requests.get(f"{app.url}/health/ready", timeout=ANSWER_SECONDS).status_code
+
+
+def assert_alive(app: AppServer) -> None:
+    began = time.monotonic()
+    assert requests.get(f"{app.url}/health/live", timeout=ANSWER_SECONDS).status_code == 200
+    assert time.monotonic() - began < QUICK_SECONDS
+
+
+def assert_same_workers(app: AppServer, before: list[psutil.Process]) -> None:
+    assert {worker.pid for worker in app.workers()} == {worker.pid for worker in before}, "the application did not recover by itself"
+
+
+# MongoDB
+
+
+def test_a_killed_mongod_costs_503s_and_no_credits(stack: LocalStack, app: AppServer, load: Load, books: Database[dict[str, Any]]) -> None:
+    assert stack.mongod is not None
+    workers = app.workers()
+
+    def start() -> None:
+        stack.mongod.start()
+        free_locks_soon(stack)
+
+    with load.running():
+        with outage(stack.mongod.kill, start):
+            assert stack.mongod.process.exit_code == -9
+            eventually(lambda: load.count(503), 2 * ANSWER_SECONDS)
+            eventually(lambda: health(app, "database") == (503, "unhealthy"), ANSWER_SECONDS)
+            assert readiness(app) == 503
+            assert_alive(app)
+        load.wait_for(50)
+    assert_same_workers(app, workers)
+    assert_answers(load)
+    assert_one_effect_each(load, books)
+    eventually(lambda: readiness(app) == 200, ANSWER_SECONDS)
+
+
+def test_a_stalled_mongod_costs_503s_and_no_credits(stack: LocalStack, app: AppServer, load: Load, books: Database[dict[str, Any]]) -> None:
+    assert stack.mongod is not None
+    workers = app.workers()
+    with load.running():
+        with outage(stack.mongod.pause, stack.mongod.resume):
+            eventually(lambda: psutil.Process(stack.mongod.pid).status() == psutil.STATUS_STOPPED, 1)
+            for _ in range(5):
+                assert_alive(app)
+            eventually(lambda: health(app, "database") == (503, "unhealthy"), ANSWER_SECONDS)
+            assert readiness(app) == 503
+        load.wait_for(50)
+    assert_same_workers(app, workers)
+    assert_answers(load)
+    assert_one_effect_each(load, books)
+
+
+@pytest.mark.parametrize(
+    ("mode", "how"),
+    [
+        ({"times": 3}, {"closeConnection": True}),
+        ({"times": 40}, {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}),
+    ],
+    ids=["connection lost at the commit", "write conflicts"],
+)
+def test_commits_that_fail_for_a_moment_are_repeated_unnoticed(
+    app: AppServer, load: Load, root: Database[dict[str, Any]], books: Database[dict[str, Any]], mode: Any, how: dict[str, Any]
+) -> None:
+    commands = ["commitTransaction"] if "closeConnection" in how else ["update", "insert"]
+    with load.running(), fail_point(root, mode, failCommands=commands, **how) as end:
+        load.wait_for(100)
+        fired = end()
+    assert fired == mode["times"]
+    assert_answers(load)
+    assert_one_effect_each(load, books)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"closeConnection": True},
+        {"errorCode": 262, "errorLabels": ["UnknownTransactionCommitResult", "RetryableWriteError"]},
+        {"writeConcernError": {"code": 64, "errmsg": "the commit has happened all the same", "errInfo": {"wtimeout": True}}},
+    ],
+    ids=["connection lost", "outcome withheld", "committed and unknown"],
+)
+def test_a_commit_without_an_answer_is_outcome_unknown_and_its_retry_settles_it(
+    app: AppServer, load: Load, root: Database[dict[str, Any]], books: Database[dict[str, Any]], how: dict[str, Any]
+) -> None:
+    wallet = load.wallets[1]
+    with fail_point(root, "alwaysOn", failCommands=["commitTransaction"], **how) as end:
+        load.tries.append(load.send(0, unique("never-answered"), wallet))
+        assert end() > 0
+    assert (load.tries[0].status, load.tries[0].code) == (503, "outcome-unknown")
+    assert_answers(load)
+    assert_one_effect_each(load, books)
+
+
+# Redis
+
+
+def test_a_redis_that_dies_and_forgets_costs_no_credits_and_frees_nobody(
+    stack: LocalStack, app: AppServer, load: Load, books: Database[dict[str, Any]]
+) -> None:
+    assert stack.redis is not None
+    redis = stack.redis
+    workers = app.workers()
+    gone = Client.register(app.url)
+    assert gone.call("POST", "/auth/logout").status_code == 204
+    get_banned(app, "203.0.113.7")
+
+    def forget_and_start() -> None:
+        shutil.rmtree(redis.home)
+        redis.start()
+
+    with load.running():
+        with outage(redis.kill, forget_and_start):
+            assert redis.process.exit_code == -9
+            eventually(lambda: health(app, "redis")[1] == "unhealthy", ANSWER_SECONDS)
+            assert_reads_and_log_ins_without_redis(app, load.client)
+            assert_problem(gone.call("GET", "/auth/me"), 401, "session-revoked")
+            assert is_banned(app, "203.0.113.7")
+        load.wait_for(50)
+    with redis.client() as client:
+        assert client.dbsize() > 0
+    for _ in range(6):
+        assert_problem(gone.call("GET", "/auth/me"), 401, "session-revoked")
+        assert is_banned(app, "203.0.113.7")
+    assert_same_workers(app, workers)
+    assert_answers(load)
+    assert_one_effect_each(load, books)
+    eventually(lambda: health(app, "redis") == (200, "healthy"), ANSWER_SECONDS)
+
+
+def test_a_stalled_redis_costs_no_credits(stack: LocalStack, app: AppServer, load: Load, books: Database[dict[str, Any]]) -> None:
+    assert stack.redis is not None
+    workers = app.workers()
+    with load.running():
+        with outage(stack.redis.pause, stack.redis.resume):
+            eventually(lambda: psutil.Process(stack.redis.pid).status() == psutil.STATUS_STOPPED, 1)
+            assert_alive(app)
+            eventually(lambda: health(app, "redis")[1] == "unhealthy", ANSWER_SECONDS)
+            assert_reads_and_log_ins_without_redis(app, load.client)
+        load.wait_for(50)
+    assert_same_workers(app, workers)
+    assert_answers(load)
+    assert_one_effect_each(load, books)
+
+
+def test_a_log_out_during_an_outage_of_redis_holds_when_redis_remembers_the_session(stack: LocalStack, app: AppServer) -> None:
+    assert stack.redis is not None
+    user = Client.register(app.url)
+    assert user.call("GET", "/auth/me").status_code == 200
+    with stack.redis.client() as client:
+        assert eventually(lambda: client.keys("session:*"), 5), "redis was to remember that the session lives"
+        client.bgrewriteaof()
+        eventually(lambda: not client.info("persistence")["aof_rewrite_in_progress"], 10)
+    with outage(stack.redis.kill, stack.redis.start):
+        out = user.call("POST", "/auth/logout")
+        # 503: it holds, and Redis will be told; a retry may come too early for that, or find nothing left to end.
+        assert out.status_code in (204, 503)
+        assert_problem(user.call("GET", "/auth/me"), 401, "session-revoked")
+    eventually(lambda: user.call("GET", "/auth/me").status_code == 401, 5)
+    for _ in range(6):
+        assert_problem(user.call("GET", "/auth/me"), 401, "session-revoked")
+
+
+def assert_reads_and_log_ins_without_redis(app: AppServer, user: Client) -> None:
+    for _ in range(6):
+        began = time.monotonic()
+        assert user.wallet()["owner_id"] == user.user["id"]
+        assert time.monotonic() - began < ANSWER_SECONDS
+    login = requests.post(f"{app.url}/auth/login", json={"login": user.user["username"], "password": "not this passphrase"}, timeout=10)
+    assert login.status_code in (401, 503)
+    assert login.status_code == 401 or "Retry-After" in login.headers
+
+
+def from_address(app: AppServer, address: str) -> requests.Response:
+    body = {"refresh_token": "not a token"}
+    return requests.post(f"{app.url}/auth/refresh", json=body, headers={"X-Forwarded-For": address}, timeout=10)
+
+
+def get_banned(app: AppServer, address: str) -> None:
+    answers = [from_address(app, address).status_code for _ in range(310)]
+    assert answers[-1] == 403
+    assert 429 in answers
+
+
+def is_banned(app: AppServer, address: str) -> bool:
+    return assert_problem(from_address(app, address), 403, "banned")["status"] == 403
+
+
+# Our own processes
+
+
+def test_a_killed_worker_costs_connections_and_no_credits(app: AppServer, load: Load, books: Database[dict[str, Any]]) -> None:
+    with load.running():
+        victim = app.workers()[0]
+        app.kill_worker()
+        eventually(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE, 5)
+        load.wait_for(50)
+    eventually(lambda: len(app.workers()) == 2, 20)
+    assert victim.pid not in {worker.pid for worker in app.workers()}
+    assert_answers(load, (0, 201, 503))
+    assert_one_effect_each(load, books)
+
+
+def test_a_killed_master_takes_its_workers_along_and_a_restart_settles_everything(
+    app: AppServer, load: Load, books: Database[dict[str, Any]]
+) -> None:
+    assert app.process is not None
+    orphans = app.workers()
+    with load.running():
+        app.process.kill()
+        app.process.wait()
+        eventually(lambda: load.count(0), 10)
+        assert_gone(orphans, STOP_SECONDS)
+        app.start()
+        load.wait_for(50)
+    assert_answers(load, (0, 201, 503))
+    assert_one_effect_each(load, books)
+
+
+@pytest.mark.parametrize("mode", ["eventlet", "gevent"])
+def test_a_sigterm_under_load_lets_what_runs_finish_and_leaves_nothing_behind(
+    stack: LocalStack, tmp_path: Path, books: Database[dict[str, Any]], mode: str
+) -> None:
+    assert stack.mongod is not None
+    with AppServer(stack.environ, tmp_path, ASYNC_MODE=mode) as server:
+        assert server.process is not None
+        family = psutil.Process(server.process.pid).children(recursive=True)
+        load = Load.prepare(server, Client.admin(server.url, Path(stack.environ["SECRETS_DIR"])))
+        with load.running():
+            # All callers are in the middle of a request when the signal comes.
+            stack.mongod.pause()
+            try:
+                eventually(all_waiting(load), 5)
+                asked = time.monotonic()
+                server.process.terminate()
+                eventually(lambda: time.monotonic() > asked + 0.5, 1)
+            finally:
+                stack.mongod.resume()
+            code = server.process.wait(STOP_SECONDS)
+    in_flight = [one for one in load.tries if one.began < asked < one.began + one.seconds]
+    assert code == 0
+    assert_gone(family)
+    assert len(in_flight) >= 10
+    assert {one.status for one in in_flight} == {201}
+    assert_answers(load, (0, 201, 503))
+    assert server.log_text().count('"worker stopped"') >= 2, "a worker was killed before it had come to its end"
+    assert "Traceback" not in server.log_text()
+
+
+def all_waiting(load: Load) -> Callable[[], bool]:
+    """Whether no answer has come for half a second."""
+    last = [(len(load.tries), time.monotonic())]
+
+    def question() -> bool:
+        if len(load.tries) != last[0][0]:
+            last[0] = (len(load.tries), time.monotonic())
+        return time.monotonic() - last[0][1] > 0.5
+
+    return question

@@ -1,0 +1,315 @@
+"""Socket.IO in both modes and over two workers: who gets in, who hears what, and what no client can do to the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from core.managers.jwt_manager import JWTManager
+from tests.support.app_server import AppServer
+from tests.support.client import Client, unique
+from tests.support.polling import assert_gone, eventually
+from tests.support.sockets import BareSocket, SocketClient, deflated, on_two_workers, refusal_of, worker_memory
+from tools.local_stack import LocalStack
+
+ORIGIN = "https://app.example.com"
+ROOM_SIZE = 3
+BURST = 40
+TOKEN_SECONDS = 3
+STOP_SECONDS = 8
+MEGABYTE = 1024 * 1024
+# What a worker may grow by while it refuses 50 MB.
+GROWTH = 30 * MEGABYTE
+BOMB = 50 * MEGABYTE
+FRAME = 60_000
+
+
+@pytest.fixture(scope="module", params=["eventlet", "gevent"])
+def sockets(request: pytest.FixtureRequest, servers: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
+    """Two workers of one mode."""
+    folder = tmp_path_factory.mktemp(f"sockets-{request.param}")
+    settings = {"ASYNC_MODE": request.param, "ROOM_MAX_MEMBERS": ROOM_SIZE, "CORS_ORIGINS": ORIGIN}
+    with AppServer(servers.environ, folder, **settings) as running:
+        yield running
+
+
+@pytest.fixture
+def user(sockets: AppServer) -> Client:
+    return Client.register(sockets.url)
+
+
+@pytest.fixture
+def connect(sockets: AppServer) -> Iterator[Callable[[Client], SocketClient]]:
+    """Connects as a user; whatever is still open afterwards is closed."""
+    opened: list[SocketClient] = []
+
+    def connect_as(user: Client) -> SocketClient:
+        opened.append(SocketClient.connected(sockets.url, user.token))
+        return opened[-1]
+
+    yield connect_as
+    for client in opened:
+        client.close()
+
+
+Connect = Callable[[Client], SocketClient]
+
+
+def token_of(user: Client, secrets_dir: Path, *, lifetime: int) -> str:
+    """A token of the user's session that lives for `lifetime` seconds, which may be over."""
+    config = {
+        "JWT_SECRET": (secrets_dir / "jwt_secret").read_text().strip(),
+        "JWT_ISSUER": "credit-system",
+        "JWT_AUDIENCE": "credit-system",
+        "JWT_ACCESS_TTL": lifetime,
+        "JWT_REFRESH_TTL": lifetime,
+    }
+    manager = JWTManager(SimpleNamespace(config=config))  # type: ignore[arg-type]
+    manager.initialize()
+    claims = manager.validate_token(user.token)
+    return manager.generate_token(claims["sub"], claims["role"], session_id=claims["sid"])
+
+
+# Who gets in
+
+
+@pytest.mark.parametrize("auth", [None, {}, {"token": ""}, {"token": None}, {"token": 7}, ["token"], 7, "token", True], ids=repr)
+def test_a_socket_without_a_token_is_refused_with_a_problem(sockets: AppServer, auth: Any) -> None:
+    problem = refusal_of(sockets.url, auth)
+    assert (problem["code"], problem["status"]) == ("token-invalid", 401)
+
+
+def test_a_socket_with_a_bad_or_expired_or_revoked_token_is_refused_with_a_problem(
+    sockets: AppServer, user: Client, secrets_dir: Path
+) -> None:
+    bad = refusal_of(sockets.url, {"token": user.token[:-3] + "abc"})
+    refresh = refusal_of(sockets.url, {"token": user.refresh_token})
+    expired = refusal_of(sockets.url, {"token": token_of(user, secrets_dir, lifetime=-60)})
+    assert user.call("POST", "/auth/logout").status_code == 204
+    revoked = refusal_of(sockets.url, {"token": user.token})
+    codes = [problem["code"] for problem in (bad, refresh, expired, revoked)]
+    assert codes == ["token-invalid", "token-invalid", "token-expired", "session-revoked"]
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example.com", f"{ORIGIN}.evil.org", "null", "http://app.example.com"])
+def test_a_foreign_origin_is_refused(sockets: AppServer, origin: str) -> None:
+    attempt = BareSocket(sockets.url, f"Origin: {origin}")
+    assert " 400 " in attempt.answer
+    attempt.close()
+
+
+def test_the_named_origin_and_our_own_are_let_in(sockets: AppServer, user: Client) -> None:
+    for origin in (ORIGIN, sockets.url):
+        attempt = BareSocket(sockets.url, f"Origin: {origin}")
+        assert " 101 " in attempt.answer
+        attempt.sign_in(user.token)
+        attempt.close()
+
+
+# Who hears what
+
+
+def test_members_of_a_room_hear_each_other_on_one_worker_and_on_two(sockets: AppServer, user: Client, connect: Connect) -> None:
+    other = Client.register(sockets.url)
+    near, far = on_two_workers(sockets, lambda: connect(user))
+    third = connect(other)
+    room = unique("room")
+    for client in (near, far, third):
+        client.join(room)
+    assert [data["room"] for data in near.received("room_joined")] == [room]
+    for number, sender in enumerate((near, far, third)):
+        assert sender.call("send_message", {"room": room, "data": {"number": number}})["ok"]
+    for client in (near, far, third):
+        message = client.expect("message", lambda data: data["data"] == {"number": 2})
+        assert (message["room"], message["from"]) == (room, other.user["id"])
+        client.expect("message", lambda data: data["data"] == {"number": 0})
+        client.expect("message", lambda data: data["data"] == {"number": 1})
+    assert third.call("leave_room", {"room": room})["ok"]
+    assert near.call("send_message", {"room": room, "data": "after"})["ok"]
+    far.expect("message", lambda data: data["data"] == "after")
+    assert third.call("send_message", {"room": room, "data": "from outside"})["error"]["code"] == "forbidden"
+    assert "after" not in [data["data"] for data in third.received("message")]
+
+
+def test_a_direct_message_reaches_all_sockets_of_one_user_only(sockets: AppServer, user: Client, connect: Connect) -> None:
+    stranger = connect(Client.register(sockets.url))
+    near, far = on_two_workers(sockets, lambda: connect(user))
+    sender = connect(Client.register(sockets.url))
+    assert sender.call("direct_message", {"user_id": user.user["id"], "data": "for you"})["ok"]
+    for client in (near, far):
+        assert client.expect("message")["data"] == "for you"
+    assert not stranger.received("message")
+    assert not sender.received("message")
+
+
+def test_only_an_admin_broadcasts_and_everyone_hears_it(sockets: AppServer, servers: LocalStack, user: Client, connect: Connect) -> None:
+    near, far = on_two_workers(sockets, lambda: connect(user))
+    assert near.call("broadcast", {"data": "by nobody"})["error"]["code"] == "forbidden"
+    admin = connect(Client.admin(sockets.url, Path(servers.environ["SECRETS_DIR"])))
+    assert admin.call("broadcast", {"data": "by the admin"})["ok"]
+    for client in (near, far, admin):
+        assert [data["data"] for data in client.received("message")] == [] or client.received("message")[0]["data"] == "by the admin"
+        client.expect("message", lambda data: data["data"] == "by the admin")
+
+
+def test_rooms_of_users_and_sessions_are_not_open_to_join(sockets: AppServer, user: Client, connect: Connect) -> None:
+    other = Client.register(sockets.url)
+    client = connect(user)
+    for room in (f"user:{other.user['id']}", f"user:{user.user['id']}", "session:s_1", "user:"):
+        assert client.call("join_room", {"room": room})["error"]["code"] == "forbidden"
+        assert client.call("leave_room", {"room": room})["error"]["code"] == "forbidden"
+        assert client.call("send_message", {"room": room, "data": 1})["error"]["code"] == "forbidden"
+    assert client.call("join_room", {"room": unique("still-here")})["ok"]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [None, [], "room", 7, {}, {"room": ""}, {"room": 7}, {"room": "a b"}, {"room": "x" * 65}, {"room": "x\x00"}, {"room": "a", "more": 1}],
+    ids=repr,
+)
+def test_a_bad_payload_is_a_problem_in_the_ack_and_the_socket_lives(user: Client, connect: Connect, payload: Any) -> None:
+    client = connect(user)
+    ack = client.call("join_room", payload)
+    assert ack["ok"] is False
+    assert (ack["error"]["status"], ack["error"]["code"]) == (422, "validation-failed")
+    assert ack["error"]["request_id"]
+    assert client.call("join_room", {"room": unique("good")})["ok"]
+
+
+def test_events_over_the_budget_are_refused_and_the_socket_lives(user: Client, connect: Connect) -> None:
+    client = connect(user)
+    acks: list[dict[str, Any]] = []
+    for _ in range(3 * BURST):
+        client.io.emit("send_message", {"room": "nowhere", "data": 1}, callback=acks.append)
+    eventually(lambda: len(acks) == 3 * BURST, 20)
+    codes = [ack["error"]["code"] for ack in acks]
+    assert codes[0] == "forbidden"
+    assert codes.count("rate-limited") >= BURST
+    assert set(codes) == {"forbidden", "rate-limited"}
+    eventually(lambda: client.call("join_room", {"room": unique("after")})["ok"], 5)
+
+
+def test_a_room_takes_as_many_as_it_may_however_they_race(sockets: AppServer, connect: Connect) -> None:
+    users = [Client.register(sockets.url) for _ in range(5)]
+    clients = [connect(user) for user in users for _ in range(2)]
+    room = unique("small")
+    with ThreadPoolExecutor(len(clients)) as pool:
+        acks = list(pool.map(lambda client: client.call("join_room", {"room": room}), clients))
+    inside = [client for client, ack in zip(clients, acks, strict=True) if ack["ok"]]
+    refused = [ack["error"]["code"] for ack in acks if not ack["ok"]]
+    assert (len(inside), refused) == (ROOM_SIZE, ["room-full"] * (len(clients) - ROOM_SIZE))
+    # A place that is left, or whose holder goes away, is free again.
+    outside = next(client for client in clients if client not in inside)
+    inside[0].close()
+    eventually(lambda: outside.call("join_room", {"room": room})["ok"], 5)
+    assert inside[1].call("leave_room", {"room": room})["ok"]
+    another = next(client for client in clients if client not in inside and client is not outside)
+    assert another.call("join_room", {"room": room})["ok"]
+
+
+# How it ends
+
+
+def test_a_log_out_ends_the_sockets_of_its_session_on_all_workers(sockets: AppServer, user: Client, connect: Connect) -> None:
+    elsewhere = connect(Client.login(sockets.url, user.user["username"]))
+    near, far = on_two_workers(sockets, lambda: connect(user))
+    assert user.call("POST", "/auth/logout").status_code == 204
+    for client in (near, far):
+        names = client.expect_end()
+        assert names.index("session_revoked") < names.index("disconnect")
+        assert client.received("session_revoked") == [{"reason": "session-revoked"}]
+    assert elsewhere.io.connected
+    assert elsewhere.call("join_room", {"room": unique("other-session")})["ok"]
+
+
+def test_the_end_of_its_token_ends_a_socket(sockets: AppServer, user: Client, secrets_dir: Path, connect: Connect) -> None:
+    client = SocketClient.connected(sockets.url, token_of(user, secrets_dir, lifetime=TOKEN_SECONDS))
+    lasting = connect(user)
+    names = client.expect_end(TOKEN_SECONDS + 5)
+    assert names.index("session_revoked") < names.index("disconnect")
+    assert client.received("session_revoked") == [{"reason": "token-expired"}]
+    assert lasting.io.connected
+
+
+@pytest.mark.parametrize("signed_in", [True, False], ids=["signed in", "anonymous"])
+@pytest.mark.parametrize("shape", ["one large message", "many small frames", "one small frame that inflates"])
+def test_a_huge_message_costs_its_sender_the_socket_and_the_worker_no_memory(
+    sockets: AppServer, user: Client, connect: Connect, shape: str, signed_in: bool
+) -> None:
+    witness = connect(user)
+    before = worker_memory(sockets)
+    attacker = BareSocket(sockets.url)
+    assert " 101 " in attacker.answer
+    if signed_in:
+        attacker.sign_in(user.token)
+    with suppress(ConnectionError):
+        send_huge(attacker, shape)
+    highest = before
+
+    def ended() -> bool:
+        nonlocal highest
+        highest = max(highest, worker_memory(sockets))
+        attacker.link.settimeout(0.05)
+        try:
+            return not attacker.link.recv(65536)
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+
+    eventually(ended, 20)
+    attacker.close()
+    assert max(highest, worker_memory(sockets)) - before < GROWTH
+    assert witness.call("join_room", {"room": unique("witness")})["ok"]
+    assert requests.get(f"{sockets.url}/health/live", timeout=5).status_code == 200
+
+
+def send_huge(attacker: BareSocket, shape: str) -> None:
+    if shape == "one small frame that inflates":
+        attacker.send(deflated(b'42["send_message",{"room":"' + b"a" * BOMB), compressed=True)
+    elif shape == "one large message":
+        attacker.send(b'42["send_message",{"room":"' + b"a" * BOMB)
+    else:
+        piece = b"a" * FRAME
+        for number in range(BOMB // FRAME):
+            attacker.send(piece, first=number == 0, final=False)
+
+
+def test_a_websocket_of_before_the_standard_is_refused(sockets: AppServer) -> None:
+    """Its messages have no length that could be bounded (draft-ietf-hybi-thewebsocketprotocol-00)."""
+    keys = ("Sec-WebSocket-Key1: 18x 6]8vM;54 *(5:  {   U1]8  z [  8", "Sec-WebSocket-Key2: 1_ tx7X d  <  nw  334J702) 7]o}` 0")
+    attempt = BareSocket(sockets.url, f"Origin: {ORIGIN}", *keys, standard=False, body=b"Tm[K T2u")
+    assert " 101 " not in attempt.answer
+    attempt.close()
+
+
+def test_a_sigterm_says_goodbye_to_every_socket(servers: LocalStack, sockets: AppServer, tmp_path: Path) -> None:
+    """Last of its mode: it has a server of its own, but the same mode."""
+    with AppServer(servers.environ, tmp_path, ASYNC_MODE=sockets.environ["ASYNC_MODE"]) as server:
+        assert server.process is not None
+        family = psutil.Process(server.process.pid).children(recursive=True)
+        user = Client.register(server.url)
+        clients = [SocketClient.connected(server.url, user.token) for _ in range(6)]
+        silent = BareSocket(server.url)
+        began = time.monotonic()
+        os.kill(server.process.pid, signal.SIGTERM)
+        code = server.process.wait(STOP_SECONDS)
+        assert time.monotonic() - began < STOP_SECONDS
+    for client in clients:
+        client.expect_end()
+    silent.close()
+    assert code == 0
+    assert_gone(family)
+    assert server.log_text().count('"worker stopped"') >= 2, "a worker was killed before it had come to its end"
+    assert "Traceback" not in server.log_text()
