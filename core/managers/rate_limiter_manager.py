@@ -62,7 +62,7 @@ class RateLimiterManager(Manager):
 
     def is_request_allowed(self, user_id: str, endpoint: str = "") -> bool:
         """Whether `user_id` has requests left in the current window; counts nothing."""
-        limits = self.get_limits("user", user_id)
+        limits = self.get_limits(Identifier("user", user_id))
         return limits["banned_for"] == 0 and all(entry["remaining"] > 0 for entry in limits["policies"] if entry["policy"] == "user")
 
     def record_request(self, user_id: str, endpoint: str = "") -> None:
@@ -74,35 +74,39 @@ class RateLimiterManager(Manager):
 
     # For operators
 
-    def is_banned(self, kind: str, identifier: str) -> bool:
-        """Whether `identifier` (of type `kind`) is banned now."""
-        return bool(self.get_limits(kind, identifier)["banned_for"] > 0)
+    def is_banned(self, identifier: Identifier) -> bool:
+        """Whether `identifier` is banned now."""
+        return bool(self.get_limits(identifier)["banned_for"] > 0)
 
-    def get_limits(self, kind: str, identifier: str) -> dict[str, Any]:
-        """`{type, policies: [{policy, quota, window, count, remaining, reset}], violations, banned_for}`, in seconds."""
-        pseudonym = self._pseudonym(Identifier(kind, identifier))
-        policies = [p for p in self._policies.values() if p.type == kind]
-        keys = [f"banned:{kind}:{pseudonym}", f"violations:{kind}:{pseudonym}", *(self._counter_prefix(pseudonym, p) for p in policies)]
+    def get_limits(self, identifier: Identifier | None = None) -> dict[str, Any]:
+        """How `identifier` stands, in requests and seconds; without one, which limits there are.
+
+        `{type, policies: [{policy, quota, window, count, remaining, reset}], violations, banned_for}`, or
+        `{policies: [{policy, type, quota, window}]}`.
+        """
+        if identifier is None:
+            known = self._policies.values()
+            return {"policies": [{"policy": p.name, "type": p.type, "quota": p.quota, "window": p.seconds} for p in known]}
+        name, policies = self._name(identifier), self._policies_of(identifier)
+        keys = [f"banned:{name}", f"violations:{name}", *(_counter_prefix(name, p) for p in policies)]
         banned_for, violations, *counts = self._redis.run_script(READ, keys, [p.seconds for p in policies])
         rows = []
         for policy, (count, reset) in zip(policies, zip(counts[::2], counts[1::2], strict=True), strict=True):
             row = {"policy": policy.name, "quota": policy.quota, "window": policy.seconds, "count": count, "reset": reset}
             rows.append({**row, "remaining": max(0, policy.quota - count)})
-        return {"type": kind, "policies": rows, "violations": violations, "banned_for": banned_for}
+        return {"type": identifier.type, "policies": rows, "violations": violations, "banned_for": banned_for}
 
-    def clear_limits(self, kind: str, identifier: str) -> None:
+    def clear_limits(self, identifier: Identifier) -> None:
         """Forget what `identifier` used up in its current windows, and its violations."""
-        pseudonym = self._pseudonym(Identifier(kind, identifier))
-        policies = [p for p in self._policies.values() if p.type == kind]
-        keys = [f"violations:{kind}:{pseudonym}", *(self._counter_prefix(pseudonym, p) for p in policies)]
+        name, policies = self._name(identifier), self._policies_of(identifier)
+        keys = [f"violations:{name}", *(_counter_prefix(name, p) for p in policies)]
         self._redis.run_script(CLEAR, keys, [p.seconds for p in policies])
 
-    def unban(self, kind: str, identifier: str) -> None:
+    def unban(self, identifier: Identifier) -> None:
         """Lift the ban of `identifier`, in the record and in Redis, and forget how many it had."""
-        pseudonym = self._pseudonym(Identifier(kind, identifier))
-        query = {"_id": f"{kind}:{pseudonym}"}
-        self.app_manager.database_manager.update_one("bans", query, {"$set": {"expires_at": utc_now()}})
-        self._redis.delete(f"banned:{kind}:{pseudonym}", f"violations:{kind}:{pseudonym}", f"bans:{kind}:{pseudonym}")
+        name = self._name(identifier)
+        self.app_manager.database_manager.update_one("bans", {"_id": name}, {"$set": {"expires_at": utc_now()}})
+        self._redis.delete(f"banned:{name}", f"violations:{name}", f"bans:{name}")
 
     def check(self) -> tuple[str, dict[str, Any]]:
         return ("degraded" if self._redis.is_down else "healthy"), {"policies": len(self._policies)}
@@ -122,11 +126,11 @@ class RateLimiterManager(Manager):
         return checks
 
     def _check_in_redis(self, identifiers: Sequence[Identifier], checks: list[tuple[int, Policy]], session_id: str | None) -> Admission:
-        pseudonyms = [self._pseudonym(identifier) for identifier in identifiers]
+        names = [self._name(identifier) for identifier in identifiers]
         keys = [_EPOCH_KEY, self.app_manager.jwt_manager.session_key(session_id or "")]
-        for identifier, pseudonym in zip(identifiers, pseudonyms, strict=True):
-            keys += [f"{name}:{identifier.type}:{pseudonym}" for name in ("banned", "violations", "bans")]
-        keys += [self._counter_prefix(pseudonyms[index], policy) for index, policy in checks]
+        for name in names:
+            keys += [f"banned:{name}", f"violations:{name}", f"bans:{name}"]
+        keys += [_counter_prefix(names[index], policy) for index, policy in checks]
         args: list[Any] = [len(identifiers), *self._ban_args]
         for index, policy in checks:
             args += [index, policy.quota, policy.seconds]
@@ -136,7 +140,7 @@ class RateLimiterManager(Manager):
             self._restore_bans()
             return self._check_in_redis(identifiers, checks, session_id)
         if new_ban >= 0:
-            self._record_ban(f"{identifiers[new_ban].type}:{pseudonyms[new_ban]}", level, banned_for)
+            self._record_ban(names[new_ban], level, banned_for)
         if banned_for > 0:
             metrics.RATE_LIMIT_DECISIONS.labels("banned").inc()
             raise Banned("Too many violations of the rate limits.", retry_after=banned_for)
@@ -184,13 +188,13 @@ class RateLimiterManager(Manager):
     # While Redis is away
 
     def _check_locally(self, identifiers: Sequence[Identifier], checks: list[tuple[int, Policy]]) -> Admission:
-        ban_ids = [f"{identifier.type}:{self._pseudonym(identifier)}" for identifier in identifiers]
-        query = {"_id": {"$in": ban_ids}, "expires_at": {"$gt": utc_now()}}
+        names = [self._name(identifier) for identifier in identifiers]
+        query = {"_id": {"$in": names}, "expires_at": {"$gt": utc_now()}}
         ban = self.app_manager.database_manager.find_one("bans", query)
         if ban is not None:
             raise Banned("Too many violations of the rate limits.", retry_after=int((ban["expires_at"] - utc_now()).total_seconds()) + 1)
         for index, policy in checks:
-            standing = self._local.count(ban_ids[index], policy)
+            standing = self._local.count(names[index], policy)
             if standing is None:
                 continue
             if policy.name in _SENSITIVE:
@@ -198,12 +202,13 @@ class RateLimiterManager(Manager):
             raise _limited(standing)
         return Admission(None, None)
 
-    def _pseudonym(self, identifier: Identifier) -> str:
+    def _name(self, identifier: Identifier) -> str:
+        """`{type}:{id}` in the names of keys and records; the id is a keyed hash."""
         value = identifier.id if identifier.type != "ip" else network_of(identifier.id)
-        return self._redis.pseudonym(f"{identifier.type}:{value}")
+        return f"{identifier.type}:{self._redis.pseudonym(f'{identifier.type}:{value}')}"
 
-    def _counter_prefix(self, pseudonym: str, policy: Policy) -> str:
-        return f"ratelimit:{policy.type}:{pseudonym}:{policy.name}-"
+    def _policies_of(self, identifier: Identifier) -> list[Policy]:
+        return [policy for policy in self._policies.values() if policy.type == identifier.type]
 
 
 class _LocalWindows:
@@ -237,6 +242,11 @@ def network_of(address: str) -> str:
         return str(mapped or ipaddress.ip_network((address, 64), strict=False))
     except ValueError:
         return address
+
+
+def _counter_prefix(name: str, policy: Policy) -> str:
+    """The script adds the number of the window."""
+    return f"ratelimit:{name}:{policy.name}-"
 
 
 def _limited(standing: Standing) -> RateLimited:

@@ -15,9 +15,19 @@ from tools.error_handling.errors import Unavailable
 from tools.logger.custom_logger import custom_log
 from utils import deadline
 from utils.breaker import CircuitBreaker
+from utils.green import time_limit
 
 _BREAKER_FAILURES = 5
 _BREAKER_SECONDS = 10.0
+_CLIENT_ERROR, _SERVER_ERROR = 400, 500
+
+
+class ServiceRefused(Exception):
+    """A service answered 4xx: it is well, and does not want what it was asked for."""
+
+    def __init__(self, service: str, status: int) -> None:
+        super().__init__(f"{service} answered {status}")
+        self.status = status
 
 
 @dataclass
@@ -60,28 +70,34 @@ class ServicesManager(Manager):
         return self._services[key]
 
     def call(self, service: str, method: str, path: str, data: Any = None) -> Any:
-        """Call an HttpService with JSON `data`; its JSON answer. Raises Unavailable when it fails or is cut off."""
+        """Call an HttpService with JSON `data`; its JSON answer.
+
+        Raises ServiceRefused for a 4xx, which says something about the call, and Unavailable when the service fails or
+        is cut off.
+        """
         target: HttpService = self._services[service]
         if not target.breaker.allows():
             raise Unavailable(f"The service {service} is away.", retry_after=int(_BREAKER_SECONDS))
         started = time.perf_counter()
+        seconds = min(target.timeout, deadline.remaining(target.timeout))
+        address = target.base_url.rstrip("/") + path
         try:
-            response = self._http.request(
-                method,
-                target.base_url.rstrip("/") + path,
-                json=data,
-                timeout=min(target.timeout, deadline.remaining(target.timeout)),
-                allow_redirects=False,
-            )
-            response.raise_for_status()
-            answer = response.json() if response.content else None
-        except (requests.RequestException, ValueError) as error:
+            # The client's own time-out is for each read: a server that drips would be waited for without end.
+            with time_limit(seconds):
+                response = self._http.request(method, address, json=data, timeout=seconds, allow_redirects=False)
+            if response.status_code >= _SERVER_ERROR:
+                response.raise_for_status()
+            refused = response.status_code >= _CLIENT_ERROR
+            answer = response.json() if response.content and not refused else None
+        except (requests.RequestException, TimeoutError, ValueError) as error:
             target.breaker.failed()
             custom_log("service call failed", level="WARNING", service=service, method=method, error=type(error).__name__)
             raise Unavailable(f"The service {service} does not answer.") from error
         target.breaker.succeeded()
         elapsed = round((time.perf_counter() - started) * 1000, 1)
         custom_log("service call", service=service, method=method, status=response.status_code, duration_ms=elapsed)
+        if refused:
+            raise ServiceRefused(service, response.status_code)
         return answer
 
     def service_health(self, service: str) -> dict[str, Any]:
@@ -91,7 +107,7 @@ class ServicesManager(Manager):
             return {"service": service, "status": "healthy"}
         try:
             self.call(service, "GET", instance.health_path)
-        except Unavailable:
+        except (Unavailable, ServiceRefused):
             return {"service": service, "status": "unhealthy"}
         return {"service": service, "status": "healthy"}
 

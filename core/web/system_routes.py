@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from core import metrics
-from core.contracts import IDENTIFIER_TYPES
+from core.contracts import IDENTIFIER_TYPES, Identifier
 from core.web.routing import ADMINS, PUBLIC, Answer, Call, Route
 from tools.error_handling.errors import NotFound
 from utils.clock import rfc3339, utc_now
@@ -59,18 +59,18 @@ class SystemRoutes:
             raise NotFound("There is no such module.") from error
 
     def limits(self, call: Call) -> Answer:
-        return Answer(self._app_manager.rate_limiter_manager.get_limits(*_identifier(call)))
+        return Answer(self._app_manager.rate_limiter_manager.get_limits(_identifier(call)))
 
     def clear(self, call: Call) -> Answer:
-        self._app_manager.rate_limiter_manager.clear_limits(*_identifier(call))
+        self._app_manager.rate_limiter_manager.clear_limits(_identifier(call))
         return Answer(status=204)
 
     def unban(self, call: Call) -> Answer:
-        self._app_manager.rate_limiter_manager.unban(*_identifier(call))
+        self._app_manager.rate_limiter_manager.unban(_identifier(call))
         return Answer(status=204)
 
 
-def _identifier(call: Call) -> tuple[str, str]:
+def _identifier(call: Call) -> Identifier:
     if call.params["type"] not in IDENTIFIER_TYPES:
         raise NotFound(f"The type is one of {', '.join(IDENTIFIER_TYPES)}.")
-    return call.params["type"], call.params["id"]
+    return Identifier(call.params["type"], call.params["id"])

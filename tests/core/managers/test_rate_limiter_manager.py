@@ -113,7 +113,7 @@ def test_everyone_has_windows_of_his_own(limiter: RateLimiterManager, who: Ident
 def test_a_routes_policy_counts_on_top_of_the_callers_own(limiter: RateLimiterManager, who: Identifier) -> None:
     count(limiter, who, 3, "money")
     assert "q=3" in refused(limiter, who, RateLimited, "money").headers["RateLimit-Policy"]
-    assert limiter.get_limits("user", who.id)["policies"][0]["count"] == 4
+    assert limiter.get_limits(Identifier("user", who.id))["policies"][0]["count"] == 4
 
 
 def test_a_policy_for_another_type_does_not_apply(limiter: RateLimiterManager, who: Identifier) -> None:
@@ -178,7 +178,7 @@ def test_names_follow_the_patterns_and_show_neither_address_nor_user(managers: M
             limiter.check_rate_limit([address, who], "auth")
         except (RateLimited, Banned):
             continue
-    limiter.unban("user", "canary-user")
+    limiter.unban(Identifier("user", "canary-user"))
     names = [name.decode() for name in managers.redis_manager._client.scan_iter(count=1000)]
     assert not [name for name in names if "canary" in name or "203.0.113" in name]
     pattern = re.compile(
@@ -219,17 +219,17 @@ def test_repeated_violations_lead_to_a_ban(limiter: RateLimiterManager, who: Ide
     count(limiter, who, QUOTA)
     for _ in range(BANS["BAN_THRESHOLD"]):
         refused(limiter, who, RateLimited)
-    assert not limiter.is_banned("user", who.id)
+    assert not limiter.is_banned(Identifier("user", who.id))
     error = refused(limiter, who, Banned)
     assert (error.status, error.code, error.headers["Retry-After"]) == (403, "banned", "10")
-    assert limiter.is_banned("user", who.id)
+    assert limiter.is_banned(Identifier("user", who.id))
     assert 0 < int(refused(limiter, who, Banned).headers["Retry-After"]) <= 10
 
 
 def test_each_ban_is_twice_as_long_up_to_the_longest(managers: Managers, limiter: RateLimiterManager, who: Identifier) -> None:
     lengths = []
     for _ in range(4):
-        limiter.clear_limits("user", who.id)
+        limiter.clear_limits(Identifier("user", who.id))
         lengths.append(ban(limiter, who))
         let_the_ban_end(managers, who)
     assert lengths == [10, 20, 35, 35]
@@ -251,20 +251,20 @@ def test_bans_survive_that_redis_loses_its_memory(managers: Managers, limiter: R
     assert 0 < int(refused(limiter, who, Banned).headers["Retry-After"]) <= 10
     count(limiter, Identifier("user", unique("u")), QUOTA)
     let_the_ban_end(managers, who)
-    limiter.clear_limits("user", who.id)
+    limiter.clear_limits(Identifier("user", who.id))
     assert ban(limiter, who) == 20, "how many there were survives too"
 
 
 def test_an_unbanned_one_starts_anew_and_stays_so(managers: Managers, limiter: RateLimiterManager, who: Identifier) -> None:
     ban(limiter, who)
-    limiter.unban("user", who.id)
-    assert not limiter.is_banned("user", who.id)
-    limiter.clear_limits("user", who.id)
+    limiter.unban(Identifier("user", who.id))
+    assert not limiter.is_banned(Identifier("user", who.id))
+    limiter.clear_limits(Identifier("user", who.id))
     count(limiter, who, QUOTA)
     managers.redis_manager._client.flushdb()
     count(limiter, who, QUOTA)
     assert ban(limiter, who) == 10, "and how many there were is forgotten"
-    limiter.unban("user", unique("never-seen"))
+    limiter.unban(Identifier("user", unique("never-seen")))
 
 
 # For operators
@@ -272,20 +272,20 @@ def test_an_unbanned_one_starts_anew_and_stays_so(managers: Managers, limiter: R
 
 def test_limits_are_told(limiter: RateLimiterManager, who: Identifier) -> None:
     count(limiter, who, 2, "money")
-    status = limiter.get_limits("user", who.id)
+    status = limiter.get_limits(Identifier("user", who.id))
     assert (status["type"], status["violations"], status["banned_for"]) == ("user", 0, 0)
     rows = {row["policy"]: row for row in status["policies"]}
     assert set(rows) == {"user", "money"}
     assert {**rows["money"], "reset": 0} == {"policy": "money", "quota": 3, "window": 3600, "count": 2, "reset": 0, "remaining": 1}
-    assert limiter.get_limits("user", who.id)["policies"][0]["count"] == 2, "asking counts nothing"
+    assert limiter.get_limits(Identifier("user", who.id))["policies"][0]["count"] == 2, "asking counts nothing"
 
 
 def test_cleared_limits_are_whole_again(limiter: RateLimiterManager, who: Identifier) -> None:
     count(limiter, who, QUOTA)
     refused(limiter, who, RateLimited)
-    assert limiter.get_limits("user", who.id)["violations"] == 1
-    limiter.clear_limits("user", who.id)
-    status = limiter.get_limits("user", who.id)
+    assert limiter.get_limits(Identifier("user", who.id))["violations"] == 1
+    limiter.clear_limits(Identifier("user", who.id))
+    status = limiter.get_limits(Identifier("user", who.id))
     assert (status["violations"], [row["count"] for row in status["policies"]]) == (0, [0, 0])
     count(limiter, who, QUOTA)
 
@@ -298,7 +298,7 @@ def test_the_usage_of_the_managers_overview_works(limiter: RateLimiterManager) -
     assert limiter.is_request_allowed(user_id=user, endpoint="/api/transfer") is False
     for _ in range(5):
         limiter.record_request(user_id=user, endpoint="/api/transfer")
-    assert limiter.is_banned("user", user)
+    assert limiter.is_banned(Identifier("user", user))
     assert limiter.is_request_allowed(user_id=user) is False
 
 

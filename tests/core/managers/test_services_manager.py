@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core.managers.services_manager import HttpService, ServicesManager
+from core.managers.services_manager import HttpService, ServiceRefused, ServicesManager
 from tools.error_handling.errors import Unavailable
 from utils import deadline
 from utils.breaker import CircuitBreaker
@@ -135,12 +135,21 @@ def test_a_call_sends_json_and_answers_json(services: ServicesManager, http: Htt
     assert services.call("shop", "GET", "/empty") is None
 
 
-@pytest.mark.parametrize("path", ["/status/500", "/status/503", "/status/404", "/html"])
+@pytest.mark.parametrize("path", ["/status/500", "/status/503", "/html"])
 def test_an_answer_that_is_an_error_or_no_json_is_unavailable(path: str, services: ServicesManager, http: HttpServer) -> None:
     services.register_service("shop", HttpService(http.url))
     with pytest.raises(Unavailable) as refusal:
         services.call("shop", "GET", path)
     assert http.url not in json.dumps(refusal.value.problem())
+
+
+def test_a_refusal_by_the_service_is_no_outage(services: ServicesManager, http: HttpServer) -> None:
+    services.register_service("shop", HttpService(http.url))
+    for _ in range(10):
+        with pytest.raises(ServiceRefused) as refusal:
+            services.call("shop", "GET", "/status/404")
+        assert refusal.value.status == 404
+    assert services.call("shop", "GET", "/echo")["method"] == "GET"
 
 
 def test_a_redirect_is_not_followed(services: ServicesManager, http: HttpServer) -> None:
