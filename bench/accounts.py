@@ -40,9 +40,7 @@ class Door:
     def get(self, path: str, **headers: str) -> dict[str, Any]:
         return self._call("GET", path, headers)
 
-    def _call(
-        self, method: str, path: str, headers: dict[str, str], body: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def _call(self, method: str, path: str, headers: dict[str, str], body: dict[str, Any] | None = None) -> dict[str, Any]:
         answer = requests.request(method, self.url + path, json=body, headers=headers, timeout=30)
         if not answer.ok:
             raise BenchBroken(f"{method} {path} answered {answer.status_code}: {answer.text[:300]}")

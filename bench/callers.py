@@ -31,8 +31,7 @@ def drive(calls: Sequence[Call], seconds: float, warmup: float = 1.0) -> Result:
     end = begin + seconds
     tallies = [_Tally() for _ in calls]
     threads = [
-        threading.Thread(target=_loop, args=(call, tally, begin, end), daemon=True)
-        for call, tally in zip(calls, tallies, strict=True)
+        threading.Thread(target=_loop, args=(call, tally, begin, end), daemon=True) for call, tally in zip(calls, tallies, strict=True)
     ]
     for thread in threads:
         thread.start()

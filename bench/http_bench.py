@@ -33,9 +33,7 @@ CASES = [
 ]
 
 
-def compare_apps(
-    environ: Mapping[str, str], data_dir: Path, effort: Effort, with_load: bool, with_memory: bool
-) -> Iterator[Row]:
+def compare_apps(environ: Mapping[str, str], data_dir: Path, effort: Effort, with_load: bool, with_memory: bool) -> Iterator[Row]:
     """Start both apps; measure their idle workers first, then the requests."""
     with ExitStack() as stack:
         ours = stack.enter_context(running(OURS, data_dir, environ))
@@ -46,9 +44,7 @@ def compare_apps(
             yield from _compare_requests(ours, reference, environ, effort)
 
 
-def _compare_requests(
-    ours: RunningApp, reference: RunningApp, environ: Mapping[str, str], effort: Effort
-) -> Iterator[Comparison]:
+def _compare_requests(ours: RunningApp, reference: RunningApp, environ: Mapping[str, str], effort: Effort) -> Iterator[Comparison]:
     print(f"  opening {effort.callers + effort.wallets:,} accounts in each app", flush=True)
     sizes = effort.callers, effort.wallets
     our_side = our_accounts(ours.url, Path(environ["SECRETS_DIR"]), *sizes)

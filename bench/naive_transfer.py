@@ -86,9 +86,7 @@ class NaiveLedger:
             {"_id": key, "transaction_id": transaction["_id"], "created_at": transaction["created_at"]},
             session=session,
         )
-        debit = self._wallets.update_one(
-            {"_id": source, "balance": {"$gte": amount}}, {"$inc": {"balance": -amount}}, session=session
-        )
+        debit = self._wallets.update_one({"_id": source, "balance": {"$gte": amount}}, {"$inc": {"balance": -amount}}, session=session)
         if not debit.matched_count:
             raise InsufficientFunds(source)
         credit = self._wallets.update_one({"_id": destination}, {"$inc": {"balance": amount}}, session=session)

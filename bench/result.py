@@ -44,9 +44,7 @@ class Result:
         return self
 
 
-def summarize(
-    latencies: Sequence[float], seconds: float, errors: dict[str, int], extra: dict[str, float | str]
-) -> Result:
+def summarize(latencies: Sequence[float], seconds: float, errors: dict[str, int], extra: dict[str, float | str]) -> Result:
     """Build a Result from the latencies (in seconds) of the calls that completed in a window of `seconds`."""
     ordered = sorted(latencies)
     p50, p95, p99 = (_percentile_ms(ordered, share) for share in (0.50, 0.95, 0.99))

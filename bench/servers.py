@@ -33,9 +33,7 @@ class App:
 
 OURS = App("ours", ["-c", "gunicorn.conf.py", "app:create_app()"], "/health/ready")
 # A settings module of its own: gunicorn would otherwise read ours from the working directory.
-REFERENCE = App(
-    "reference", ["-c", "python:bench.reference_gunicorn", "bench.reference_app:create_app()"], "/health/ready"
-)
+REFERENCE = App("reference", ["-c", "python:bench.reference_gunicorn", "bench.reference_app:create_app()"], "/health/ready")
 
 
 class RunningApp:
