@@ -420,6 +420,70 @@ def test_the_names_of_an_erased_user_are_free_again(alice: Client, anyone: Clien
     assert answer.json()["user"]["id"] != alice.user["id"]
 
 
+def test_what_an_erased_user_could_never_spend_cannot_be_sent(admin: Client, alice: Client, bob: Client) -> None:
+    wallet_id = bob.wallet()["id"]
+    admin.grant(alice.wallet()["id"], 10)
+    assert bob.call("DELETE", f"/users/{bob.user['id']}").status_code == 204
+    assert_problem(alice.transfer(wallet_id, 10), 403, "wallet-frozen")
+    assert alice.wallet()["settled"] == 10
+
+
+def test_a_retry_is_answered_as_before_though_the_receiver_was_renamed_or_erased(admin: Client, alice: Client, bob: Client) -> None:
+    admin.grant(alice.wallet()["id"], 10)
+    by_name, key = {"username": bob.user["username"]}, unique("key")
+    first = alice.transfer(by_name, 5, key=key)
+    assert bob.call("PATCH", f"/users/{bob.user['id']}", {"username": unique("bob")}).status_code == 200
+    renamed = alice.transfer(by_name, 5, key=key)
+    assert bob.call("DELETE", f"/users/{bob.user['id']}").status_code == 204
+    erased = alice.transfer(by_name, 5, key=key)
+    assert [answer.status_code for answer in (first, renamed, erased)] == [201, 201, 201]
+    assert first.content == renamed.content == erased.content
+    assert_problem(alice.transfer(by_name, 5), 404, "not-found")
+    assert alice.wallet()["settled"] == 5
+
+
+def test_reserved_names_cannot_be_taken_by_renaming(alice: Client) -> None:
+    assert_problem(alice.call("PATCH", f"/users/{alice.user['id']}", {"username": "Support"}), 409, "username-taken")
+
+
+def test_the_last_admin_stays(admin: Client, anyone: Client) -> None:
+    second = with_role(admin, "admin")
+    path = f"/users/{admin.user['id']}"
+    for user in admin.get("/users?role=admin&limit=100")["data"]:
+        if user["id"] not in (admin.user["id"], second.user["id"]) and user["status"] == "active":
+            assert admin.call("PATCH", f"/users/{user['id']}", {"role": "user"}).status_code == 200
+    assert second.call("PATCH", f"/users/{second.user['id']}", {"role": "user"}).status_code == 200
+    for change in ({"role": "user"}, {"status": "suspended"}):
+        assert_problem(admin.call("PATCH", path, change), 409, "last-admin")
+    assert_problem(admin.call("DELETE", path), 409, "last-admin")
+    assert admin.get("/auth/me")["role"] == "admin"
+
+
+def test_a_log_in_that_races_a_new_password_leaves_no_session_behind(server: AppServer) -> None:
+    for _ in range(5):
+        user = Client.register(server.url)
+        credentials = {"login": user.user["username"], "password": PASSWORD}
+        change = {"current_password": PASSWORD, "new_password": f"{PASSWORD} two"}
+
+        def step(index: int, user: Client = user, credentials: dict[str, str] = credentials, change: dict[str, str] = change) -> Any:
+            if index == 0:
+                return user.call("PUT", "/auth/password", change)
+            return Client(server.url).call("POST", "/auth/login", credentials)
+
+        changed, *logins = at_once(5, step)
+        assert changed.status_code == 204, changed.text
+        for login in logins:
+            if login.status_code == 200:
+                assert_token_is_dead(server.url, login.json()["access_token"])
+        assert len(user.get("/auth/sessions")["data"]) == 1
+
+
+def test_the_token_of_an_ended_session_does_not_keep_anyone_from_signing_in(alice: Client) -> None:
+    alice.call("POST", "/auth/logout")
+    body = {"login": alice.user["username"], "password": PASSWORD}
+    assert alice.call("POST", "/auth/login", body).status_code == 200
+
+
 def test_an_admin_erases_others(admin: Client, alice: Client) -> None:
     assert admin.call("DELETE", f"/users/{alice.user['id']}").status_code == 204
     assert_token_is_dead(alice.url, alice.token)
