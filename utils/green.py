@@ -41,11 +41,15 @@ def current_mode() -> str:
     return "threading"
 
 
+class TimeLimitReached(Exception):
+    """The block took too long. No OSError, which libraries would take for a broken connection."""
+
+
 def time_limit(seconds: float) -> AbstractContextManager[Any]:
-    """TimeoutError inside the block when it waits for longer; without green threads the servers' own limits hold."""
+    """TimeLimitReached inside the block when it waits for longer; without green threads the servers' own limits hold."""
     mode = current_mode()
     if mode in ("eventlet", "gevent"):
-        limit: AbstractContextManager[Any] = sys.modules[mode].Timeout(seconds, TimeoutError())
+        limit: AbstractContextManager[Any] = sys.modules[mode].Timeout(seconds, TimeLimitReached())
         return limit
     return nullcontext()
 

@@ -15,7 +15,7 @@ from tools.error_handling.errors import Unavailable
 from tools.logger.custom_logger import custom_log
 from utils import deadline
 from utils.breaker import CircuitBreaker
-from utils.green import time_limit
+from utils.green import TimeLimitReached, time_limit
 
 _BREAKER_FAILURES = 5
 _BREAKER_SECONDS = 10.0
@@ -89,7 +89,7 @@ class ServicesManager(Manager):
                 response.raise_for_status()
             refused = response.status_code >= _CLIENT_ERROR
             answer = response.json() if response.content and not refused else None
-        except (requests.RequestException, TimeoutError, ValueError) as error:
+        except (requests.RequestException, TimeLimitReached, ValueError) as error:
             target.breaker.failed()
             custom_log("service call failed", level="WARNING", service=service, method=method, error=type(error).__name__)
             raise Unavailable(f"The service {service} does not answer.") from error

@@ -244,7 +244,7 @@ def _read_body(route: Route) -> Any:
     try:
         with green.time_limit(deadline.remaining(_BODY_SECONDS)):
             raw = request.get_data(cache=False)
-    except TimeoutError as error:
+    except green.TimeLimitReached as error:
         raise RequestTimeout("The body did not arrive in time.") from error
     # Of a body without a Content-Length, Werkzeug returns what fits and says nothing about the rest.
     if request.content_length is None and len(raw) >= (request.max_content_length or math.inf):
