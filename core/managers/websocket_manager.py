@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -380,16 +382,26 @@ def _origin_check(origins: tuple[str, ...]) -> Callable[[str | None, dict[str, A
 
 
 def _bound_messages(max_bytes: int) -> None:
-    """The gevent and threading drivers assemble a message of any size first; make theirs refuse what is too large."""
+    """The gevent and threading drivers assemble a message of any size first; make theirs refuse what is too large.
+
+    And their close waits for the client's: of one that vanished, they would keep the greenlets for ever.
+    """
     original = _websocket_wsgi.SimpleWebSocketWSGI.__init__
+    close = _websocket_wsgi.SimpleWebSocketWSGI.close
     if getattr(original, "bounded", False):
         return
 
     def bounded(self: Any, handler: Any, server: Any, **options: Any) -> None:
         original(self, handler, server, **{"max_message_size": max_bytes, **options})
 
+    def hang_up(self: Any) -> None:
+        with suppress(OSError):
+            close(self)
+            self.ws.sock.shutdown(socket.SHUT_RDWR)
+
     bounded.bounded = True  # type: ignore[attr-defined]
     _websocket_wsgi.SimpleWebSocketWSGI.__init__ = bounded
+    _websocket_wsgi.SimpleWebSocketWSGI.close = hang_up
 
 
 def _bound_eventlet_messages() -> None:

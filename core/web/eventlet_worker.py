@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -119,18 +120,31 @@ class EventletWorker(DrainMixin, _TimeoutBase):
         hubs.get_hub().schedule_call_global(0, function, argument)
 
 
-class _SocketHolder:
-    """What Socket.IO's eventlet driver asks the server for its connection."""
+class _WebSocketConnection(GreenSocket):
+    """Its close wakes up whoever still reads from it, and may come twice: Socket.IO writes, reads and closes in different greenlets."""
 
     def __init__(self, connection: GreenSocket) -> None:
-        self._connection = connection
+        super().__init__(connection.fd)
+        # The base class keeps its methods in attributes of the instance.
+        self.close = self._close
+        self.shutdown = self._shutdown
 
-    def get_socket(self) -> GreenSocket:
-        return self._connection
+    def _close(self) -> None:
+        if self.fileno() >= 0:
+            # What eventlet says of a number that is used anew: those who wait for what it was before wait in vain.
+            hubs.notify_opened(self.fileno())
+        self.fd.close()
+
+    def _shutdown(self, how: int) -> None:
+        if self.fileno() < 0:
+            raise OSError(errno.ENOTCONN, "the connection is closed already")
+        self.fd.shutdown(how)
 
 
 def _with_socket(application: Any, environ: dict[str, Any], start_response: Any) -> Any:
-    environ["eventlet.input"] = _SocketHolder(environ["gunicorn.socket"])
+    if "HTTP_UPGRADE" in environ:
+        # Where Socket.IO looks for it under gunicorn.
+        environ["gunicorn.socket"] = _WebSocketConnection(environ["gunicorn.socket"])
     return application(environ, start_response)
 
 
