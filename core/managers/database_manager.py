@@ -173,6 +173,22 @@ class DatabaseManager(Manager):
             found = self._collections[role, name] = self._database(role)[name]
         return found
 
+    def insert_rows(self, collection: str, rows: Sequence[Document], session: ClientSession) -> None:
+        """Insert `rows` as they are, in one command of a transaction; DuplicateKeyError as usual.
+
+        For the bulk of a commit: the driver's `insert_many` and `bulk_write` cost an object and a check for each row.
+        """
+        command = {"insert": collection, "documents": rows, "ordered": False}
+        _raise_write_errors(self._database(READ_WRITE).command(command, session=session))
+
+    def update_rows(self, collection: str, updates: Sequence[tuple[Document, Document]], session: ClientSession) -> int:
+        """Carry out `(query, update)` pairs, each for one document, in one command of a transaction; how many matched."""
+        operations = [{"q": query, "u": update} for query, update in updates]
+        reply = self._database(READ_WRITE).command({"update": collection, "updates": operations, "ordered": False}, session=session)
+        _raise_write_errors(reply)
+        matched: int = reply["n"]
+        return matched
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Around reads with `collection`: the request's deadline, and our errors instead of the driver's."""
@@ -335,6 +351,14 @@ class DatabaseManager(Manager):
         opened = encryption.decrypt_fields(document, rules.sealed, f"{collection}/{document['_id']}")
         lookups = {f: encryption.decrypt_lookup(document[f], f"{collection}.{f}") for f in rules.lookup if document.get(f) is not None}
         return {**opened, **lookups}
+
+
+def _raise_write_errors(reply: Mapping[str, Any]) -> None:
+    """What a write command reports for single rows does not make it fail."""
+    errors = reply.get("writeErrors")
+    if errors:
+        kind = DuplicateKeyError if errors[0]["code"] == _DUPLICATE_KEY else OperationFailure
+        raise kind(errors[0].get("errmsg", ""), errors[0]["code"], errors[0])
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class Claim:
     @classmethod
     def of(cls, user_id: str, route: str, key: str, request: Mapping[str, Any]) -> Claim:
         """`request`: the checked body and path parameters, in any order."""
-        scope = hashlib.sha256("\x1f".join((user_id, route, key)).encode()).hexdigest()
+        scope = hashlib.blake2b("\x1f".join((user_id, route, key)).encode(), digest_size=16).hexdigest()
         canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), default=str)
         return cls(scope, hashlib.sha256(canonical.encode()).hexdigest())
 

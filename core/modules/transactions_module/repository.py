@@ -77,7 +77,7 @@ class LedgerRepository:
                 raise LedgerInvariantError("a wallet changed inside the transaction's own snapshot")
         for collection, rows in self._rows(outcome).items():
             if rows:
-                self._database.collection(collection).insert_many(rows, ordered=False, session=session)
+                self._database.insert_rows(collection, rows, session)
 
     @staticmethod
     def _rows(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
