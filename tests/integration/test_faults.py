@@ -220,8 +220,8 @@ def test_a_redis_that_dies_and_forgets_costs_no_credits_and_frees_nobody(
             assert_problem(gone.call("GET", "/auth/me"), 401, "session-revoked")
             assert is_banned(app, "203.0.113.7")
         load.wait_for(50)
-    with redis.client() as client:
-        eventually(client.dbsize, ANSWER_SECONDS)
+        with redis.client() as client:
+            eventually(client.dbsize, ANSWER_SECONDS)
     for _ in range(6):
         assert_problem(gone.call("GET", "/auth/me"), 401, "session-revoked")
         assert is_banned(app, "203.0.113.7")
