@@ -13,7 +13,6 @@ from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import (
-    BulkWriteError,
     ConfigurationError,
     ConnectionFailure,
     DuplicateKeyError,
@@ -94,8 +93,7 @@ class DatabaseManager(Manager):
         stored = [self._encrypt(collection, document) for document in documents]
 
         def work(active: ClientSession) -> None:
-            with _duplicates_by_name():
-                self.collection(collection).insert_many(stored, session=active)
+            self.insert_rows(collection, stored, active)
             self._audit("insert", collection, [document["_id"] for document in stored], active)
 
         self._in_transaction(work, session)
@@ -167,7 +165,7 @@ class DatabaseManager(Manager):
     # Below the operations
 
     def collection(self, name: str, role: str = READ_WRITE) -> Collection[Document]:
-        """The driver's collection, for repositories that write in bulk; use it inside `reading` or `transaction`."""
+        """The driver's collection, for repositories that write in bulk; use it inside `transaction`."""
         found = self._collections.get((role, name))
         if found is None:
             found = self._collections[role, name] = self._database(role)[name]
@@ -188,12 +186,6 @@ class DatabaseManager(Manager):
         _raise_write_errors(reply)
         matched: int = reply["n"]
         return matched
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Around reads with `collection`: the request's deadline, and our errors instead of the driver's."""
-        with self._errors():
-            yield
 
     def transaction(self, work: Callable[[ClientSession], T], role: str = READ_WRITE) -> T:
         """Run `work` in a transaction (snapshot, majority, journaled); it may run several times, so it only touches data.
@@ -250,7 +242,7 @@ class DatabaseManager(Manager):
     def _refuse_unusable(self, role: str) -> None:
         """Boot only on a replica set without arbiters that knows our three users."""
         client = self._clients[role]
-        place = ",".join(self.app_manager.config["MONGODB_URI"].split("//")[-1].split("/")[0].rsplit("@", 1)[-1].split(","))
+        place = self.app_manager.config["MONGODB_URI"].split("//")[-1].split("/")[0].rsplit("@", 1)[-1]
         try:
             with pymongo.timeout(self.app_manager.config["MONGODB_TIMEOUT"] + 1):
                 hello = client.admin.command("hello")
@@ -359,18 +351,6 @@ def _raise_write_errors(reply: Mapping[str, Any]) -> None:
     if errors:
         kind = DuplicateKeyError if errors[0]["code"] == _DUPLICATE_KEY else OperationFailure
         raise kind(errors[0].get("errmsg", ""), errors[0]["code"], errors[0])
-
-
-@contextmanager
-def _duplicates_by_name() -> Iterator[None]:
-    """A duplicate among many is the same error as that of a single insert."""
-    try:
-        yield
-    except BulkWriteError as error:
-        first = (error.details.get("writeErrors") or [{}])[0]
-        if first.get("code") != _DUPLICATE_KEY:
-            raise
-        raise DuplicateKeyError(first.get("errmsg", ""), _DUPLICATE_KEY, first) from error
 
 
 def _targets(query: Mapping[str, Any]) -> list[Any]:

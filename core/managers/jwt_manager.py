@@ -130,8 +130,7 @@ class JWTManager(Manager):
 
     def is_session_active(self, session_id: str) -> bool:
         """Ask the record, and leave a flag for the next requests. Works while Redis is away."""
-        query = {"_id": session_id, "revoked_at": None, "expires_at": {"$gt": utc_now()}}
-        active = self.app_manager.database_manager.find_one("user_sessions", query, projection=("_id",)) is not None
+        active = session_id in self.active_sessions([session_id])
         if active:
             self._leave_flag(session_id)
         return active

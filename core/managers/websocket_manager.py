@@ -214,10 +214,8 @@ class WebSocketManager(Manager):
             return
         metrics.SOCKETS.dec()
         try:
-            redis = self.app_manager.redis_manager
-            redis.remove_member(f"sockets:{connection.principal.session_id}", connection.sid)
-            for room in connection.rooms:
-                redis.remove_member(f"room:{room}", connection.sid)
+            keys = [f"sockets:{connection.principal.session_id}", *(f"room:{room}" for room in connection.rooms)]
+            self.app_manager.redis_manager.remove_from_all(keys, connection.sid)
         except AppError:
             # The leases end by themselves.
             custom_log("a socket's leases are left to expire", level="WARNING")

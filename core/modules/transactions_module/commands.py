@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -51,7 +50,6 @@ class Command:
     actor: Actor
     claim: Claim | None
     request_id: str
-    queued_at: float = field(default_factory=time.monotonic)
 
     @property
     def reference_scope(self) -> str | None:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from enum import Enum
 from typing import Protocol
 
 from core import metrics
@@ -30,21 +29,15 @@ class LedgerStore(Protocol):
     def commit(self, commands: Sequence[Command], decide: Decide) -> Outcome: ...
 
 
-class _State(Enum):
-    WAITING = "waiting"
-    TAKEN = "taken"
-    GIVEN_UP = "given up"
-
-
 class _Item:
     """One command in the queue, and the event that its caller waits for."""
 
-    __slots__ = ("command", "done", "result", "state")
+    __slots__ = ("command", "done", "result", "taken")
 
     def __init__(self, command: Command) -> None:
         self.command = command
         self.done = threading.Event()
-        self.state = _State.WAITING
+        self.taken = False
         self.result: Verdict | BaseException | None = None
 
     def finish(self, result: Verdict | BaseException) -> None:
@@ -99,8 +92,7 @@ class PostingEngine:
     def _give_up(self, item: _Item) -> None:
         """The caller's time is over: withdraw the command if it still waits, else nobody knows how it ends."""
         with self._changed:
-            if item.state is _State.WAITING:
-                item.state = _State.GIVEN_UP
+            if not item.taken:
                 self._queue.remove(item)
                 raise Unavailable("The ledger is too slow just now; nothing was moved.", retry_after=1)
         if not item.done.is_set():
@@ -136,7 +128,7 @@ class PostingEngine:
                 self._changed.wait()
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_max))]
             for item in batch:
-                item.state = _State.TAKEN
+                item.taken = True
             metrics.QUEUE_LENGTH.set(len(self._queue))
             return batch
 
