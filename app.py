@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 from flask import Flask
 
+from core.cli.commands import called_by_flask, command_line_app
 from core.managers.app_manager import AppManager
 from core.managers.base import BootError
 
@@ -23,7 +24,12 @@ _PAUSE_SECONDS = 1.0
 
 
 def create_app() -> Flask:
-    """A Flask app on which everything runs; ends the process with one line when the boot fails."""
+    """A Flask app on which everything runs; ends the process with one line when the boot fails.
+
+    Under the `flask` command: one that only carries the operators' commands, which start what they need themselves.
+    """
+    if called_by_flask():
+        return command_line_app()
     app_manager = AppManager()
     try:
         app = Flask("credit_system", static_folder=None)

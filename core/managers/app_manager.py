@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -69,8 +70,10 @@ class AppManager:
     plugin_manager: PluginManager
     module_manager: ModuleManager
 
-    def __init__(self) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        """`environ` stands in for the process's environment."""
         self.config: Config
+        self._environ = () if environ is None else (environ,)
         self.error_handler = ErrorHandler()
         self.app: Flask | None = None
         self.chain: RequestChain
@@ -86,8 +89,8 @@ class AppManager:
     def initialize(self, app: Flask | None = None) -> bool:
         """Start everything, on `app` or on a Flask app of its own. True, or BootError after all that had started is undone."""
         try:
-            self._load_settings(load_bootstrap)
-            configure_logging(load_plain())
+            self._load_settings(lambda: load_bootstrap(*self._environ))
+            configure_logging(load_plain(*self._environ))
             self._boot(app)
         except BaseException as error:
             self.dispose()
@@ -185,7 +188,7 @@ class AppManager:
             elapsed = (time.perf_counter() - began) * 1000
             custom_log(f"{number:02d}/{total} {manager.name} ready {elapsed:.0f} ms")
             if manager is self.vault_manager:
-                self._load_settings(lambda: load_config(self.vault_manager.settings()))
+                self._load_settings(lambda: load_config(self.vault_manager.settings(), *self._environ))
                 configure_logging(self.config)
         self._mount(app if app is not None else Flask("credit_system", static_folder=None))
 

@@ -20,6 +20,8 @@ class Manager(ABC):
 
     name: ClassVar[str]
     critical: ClassVar[bool] = True
+    # The settings whose new values `reload` takes over while the manager runs.
+    live_settings: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, app_manager: AppManager) -> None:
         self.app_manager = app_manager
@@ -32,6 +34,9 @@ class Manager(ABC):
     @abstractmethod
     def dispose(self) -> None:
         """Release everything. Safe to call twice, and after a failed `initialize`."""
+
+    def reload(self) -> None:
+        """Take over new values of `live_settings` from the app manager's config; raises, and stays as it was, if they cannot be used."""
 
     def health_check(self) -> dict[str, Any]:
         """`{manager, status, initialized, last_check, ...}`; status is healthy, degraded or unhealthy. Bounded in time."""

@@ -207,13 +207,18 @@ class Config(Mapping[str, Any]):
     def origin(self, key: str) -> str:
         return self._values[key].origin
 
+    def rows(self) -> list[dict[str, str]]:
+        """`{key, value, origin}` of every setting, for people: secrets are masked, and one that is not there is empty."""
+        return [{"key": key, "value": _masked(key, entry.value), "origin": entry.origin} for key, entry in self._values.items()]
+
     def describe(self) -> list[str]:
         """One line for each setting that is not at its default: key, value (secrets masked) and source."""
-        return [
-            f"{key} = {MASK if BY_KEY[key].secret else _shown(entry.value)} ({entry.origin})"
-            for key, entry in self._values.items()
-            if entry.origin != "default"
-        ]
+        return [f"{row['key']} = {row['value']} ({row['origin']})" for row in self.rows() if row["origin"] != "default"]
+
+
+def quiet_environment() -> dict[str, str]:
+    """The environment for a command whose own output matters: only errors reach the console, unless it says otherwise."""
+    return {"LOG_CONSOLE": "ERROR", **os.environ}
 
 
 def load_bootstrap(environ: Mapping[str, str] = os.environ) -> Config:
@@ -302,6 +307,12 @@ def _config_file(environ: Mapping[str, str]) -> dict[str, Any]:
     if secret:
         raise ConfigError(f"CONFIG_FILE: {', '.join(secret)} is a secret, and belongs into a file of its own")
     return values
+
+
+def _masked(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    return MASK if BY_KEY[key].secret else _shown(value)
 
 
 def _shown(value: Any) -> str:
