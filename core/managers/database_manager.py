@@ -331,9 +331,13 @@ class DatabaseManager(Manager):
         rules = self._rules.get(collection)
         if rules is None:
             return dict(query)
-        encryption = self.app_manager.encryption_manager
-        candidates = {f: {"$in": encryption.lookup_candidates(query[f], f"{collection}.{f}")} for f in rules.lookup if f in query}
+        candidates = {f: {"$in": self._lookup_forms(query[f], f"{collection}.{f}")} for f in rules.lookup if f in query}
         return {**query, **candidates}
+
+    def _lookup_forms(self, condition: Any, field: str) -> list[bytes]:
+        """What a look-up field has to be for `condition`, a value or `{"$in": values}`, to hold."""
+        values = condition["$in"] if isinstance(condition, Mapping) else [condition]
+        return [form for value in values for form in self.app_manager.encryption_manager.lookup_candidates(value, field)]
 
     def _decrypt(self, collection: str, document: Document) -> Document:
         rules = self._rules.get(collection)

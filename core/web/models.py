@@ -23,6 +23,27 @@ Text = Annotated[str, AfterValidator(_refuse_nul)]
 Amount = Annotated[int, Field(gt=0, le=MAX_AMOUNT)]
 
 
+def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(metadata) > 50:
+        raise ValueError("must have at most 50 members")
+    for name, value in metadata.items():
+        # MongoDB gives a meaning to $ and dots in names.
+        if not 1 <= len(name) <= 40 or name.startswith("$") or "." in name or "\x00" in name:
+            raise ValueError("names have 1 to 40 characters, without dots, and do not start with $")
+        if not _is_plain(value):
+            raise ValueError("values are text of up to 500 characters, integers of up to 2^53-1, booleans or null")
+    return metadata
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= 500 and "\x00" not in value
+    return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) <= MAX_AMOUNT)
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(_checked_metadata)]
+
+
 class Body(BaseModel):
     """Base of all request bodies; parsed from the raw bytes, so that nothing is lost or coerced on the way."""
 

@@ -168,6 +168,7 @@ class RequestChain:
                 user_agent=environ.get("HTTP_USER_AGENT", "")[:256],
                 fingerprint=trip.fingerprint,
                 wants_cookie=_keeps_cookies(environ),
+                if_match=environ.get("HTTP_IF_MATCH", ""),
             )
             return _respond(route, route.handler(call))
 

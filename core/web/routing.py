@@ -45,6 +45,7 @@ class Call:
     user_agent: str
     fingerprint: str
     wants_cookie: bool
+    if_match: str = ""
 
     @property
     def caller(self) -> Principal:

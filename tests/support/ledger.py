@@ -17,8 +17,13 @@ def assert_sound(database: Database[dict[str, Any]]) -> None:
         if entry["seq"] is not None:
             by_wallet.setdefault(entry["wallet_id"], []).append(entry)
     assert all(total == 0 for total in sums.values()), f"sums per asset: {sums}"
+    open_holds: dict[str, int] = {}
+    for hold in database["holds"].find({"status": "open"}):
+        open_holds[hold["wallet_id"]] = open_holds.get(hold["wallet_id"], 0) + hold["amount"] - hold["captured"]
     for wallet in database["wallets"].find():
         _assert_wallet(wallet, by_wallet.pop(wallet["_id"], []))
+        assert wallet["held"] == open_holds.pop(wallet["_id"], 0), f"{wallet['_id']}: held is not the sum of its open holds"
+    assert not open_holds, f"holds in wallets that do not exist: {list(open_holds)}"
     assert not by_wallet, f"entries of wallets that do not exist: {list(by_wallet)}"
     _assert_transactions(database, entries)
 
@@ -33,7 +38,10 @@ def _assert_wallet(wallet: dict[str, Any], entries: list[dict[str, Any]]) -> Non
         assert entry["balance_after"] == running, f"{name}: entry {entry['seq']} has a wrong balance"
         assert running + wallet["credit_limit"] >= 0, f"{name}: below its floor at entry {entry['seq']}"
     assert wallet["settled"] == running, f"{name}: the balance is not the sum of the entries"
-    assert sum(lot["remaining"] for lot in wallet["lots"]) <= max(running, 0), f"{name}: more in grants than there is"
+    in_lots = sum(lot["remaining"] for lot in wallet["lots"] if lot["pending"] is None)
+    assert in_lots <= max(running, 0), f"{name}: more in grants than there is"
+    assert wallet["held"] == sum(hold["remaining"] for hold in wallet["holds"]), f"{name}: held and holds disagree"
+    assert wallet["settled"] + wallet["credit_limit"] - wallet["held"] >= 0, f"{name}: below its floor"
 
 
 def _assert_transactions(database: Database[dict[str, Any]], entries: list[dict[str, Any]]) -> None:

@@ -77,6 +77,12 @@ class Conflict(AppError):
     status, code, title = 409, "conflict", "Conflict"
 
 
+class VersionConflict(AppError):
+    """The record is not at the version that the client has seen (If-Match)."""
+
+    status, code, title = 412, "version-conflict", "Version conflict"
+
+
 class PayloadTooLarge(AppError):
     status, code, title = 413, "payload-too-large", "Request body too large"
 

@@ -5,26 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from core.modules.transactions_module import errors
-from core.modules.transactions_module.ledger import Book, Draft, Transaction, Wallet
-from core.modules.transactions_module.schemas import posted_view
+from core.modules.transactions_module.ledger import Book, Grant, Hold, Original, Transaction, Wallet
+from core.modules.transactions_module.operations import Actor, Operation, Result
+from core.modules.transactions_module.schemas import result_view, single_view
 from tools.error_handling.errors import AppError
 
 # Refusals that may end differently without anything in the ledger having changed; they are not remembered.
 _NOT_STORED = frozenset({401, 403, 429})
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who asks. `privileged`: may move other people's credits; `sees_all`: may see their balances."""
-
-    user_id: str
-    privileged: bool
-    sees_all: bool
+_SYSTEM = "system"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +36,22 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
-    """One money verb. Without a claim it is a dry run."""
+class Batch:
+    """How several operations of one request belong together; `client_refs` are the client's names for them."""
 
-    draft: Draft
+    atomic: bool
+    client_refs: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One request that moves money: one operation, or those of a batch. Without a claim it is a dry run."""
+
+    operations: tuple[Operation, ...]
     actor: Actor
     claim: Claim | None
     request_id: str
-
-    @property
-    def reference_scope(self) -> str | None:
-        """In which its reference must be unique for ever: the wallet that it addresses."""
-        return f"{self.draft.wallet_id}:{self.draft.reference}" if self.draft.reference is not None else None
+    batch: Batch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +62,7 @@ class Verdict:
     body: str
     replayed: bool = False
     transaction: Transaction | None = None
+    stored: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +81,52 @@ class Snapshot:
     wallets: list[Wallet]
     answers: dict[str, StoredAnswer]
     references: dict[str, str]
+    holds: dict[str, Hold] = field(default_factory=dict)
+    originals: dict[str, Original] = field(default_factory=dict)
+    grants: dict[str, Grant] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """A transaction, and on whose account it came about."""
+
+    transaction: Transaction
+    actor_id: str
+    request_id: str
+    reference_scope: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """A grant that came into being, and the reference that it used up before anything was posted for it."""
+
+    grant: Grant
+    reference_scope: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What somebody did that is no transaction, for the audit log."""
+
+    action: str
+    target: str
+    actor_id: str
+    request_id: str
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What one commit writes (`posted`, `claimed`, `wallets`), and the verdict of each command in order."""
+    """What one commit writes, and the verdict of each command in order. `wallets`: (version that was read, wallet)."""
 
     verdicts: list[Verdict]
-    posted: list[tuple[Command, Transaction]]
-    claimed: list[tuple[Claim, Verdict]]
-    wallets: list[tuple[int, Wallet]]
+    posted: list[Posting] = field(default_factory=list)
+    claimed: list[tuple[Claim, Verdict]] = field(default_factory=list)
+    wallets: list[tuple[int, Wallet]] = field(default_factory=list)
+    placed: list[Hold] = field(default_factory=list)
+    hold_changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    issued: list[Issue] = field(default_factory=list)
+    grant_ends: dict[str, str | None] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
 
 
 def decide(snapshot: Snapshot, commands: Sequence[Command], now: datetime) -> Outcome:
@@ -102,17 +136,35 @@ def decide(snapshot: Snapshot, commands: Sequence[Command], now: datetime) -> Ou
 
 class _Decision:
     def __init__(self, snapshot: Snapshot, now: datetime) -> None:
-        self._book = Book(snapshot.wallets, now)
-        self._versions = {wallet.id: (wallet.version, wallet.seq) for wallet in snapshot.wallets}
+        self._book = Book(
+            snapshot.wallets,
+            now,
+            holds=snapshot.holds,
+            originals=snapshot.originals,
+            grants=snapshot.grants,
+            references=snapshot.references,
+        )
+        self._versions = {wallet.id: wallet.version for wallet in snapshot.wallets}
         self._answers = dict(snapshot.answers)
-        self._references = dict(snapshot.references)
-        self._posted: list[tuple[Command, Transaction]] = []
+        # Whose doing it was, by id of the transaction or grant; what is missing here was the clock's.
+        self._authors: dict[str, tuple[Command, Operation]] = {}
         self._claimed: list[tuple[Claim, Verdict]] = []
+        self._events: list[Event] = []
 
     def run(self, commands: Iterable[Command]) -> Outcome:
         verdicts = [self._one(command) for command in commands]
-        changed = [(version, self._book.wallets[i]) for i, (version, seq) in self._versions.items() if self._book.wallets[i].seq != seq]
-        return Outcome(verdicts, self._posted, self._claimed, changed)
+        book = self._book
+        return Outcome(
+            verdicts=verdicts,
+            posted=[self._posting(transaction) for transaction in book.posted],
+            claimed=self._claimed,
+            wallets=[(self._versions[wallet_id], book.wallets[wallet_id]) for wallet_id in sorted(book.touched)],
+            placed=book.placed,
+            hold_changes=book.hold_changes,
+            issued=[self._issue(grant) for grant in book.issued],
+            grant_ends=book.grant_ends,
+            events=self._events,
+        )
 
     def _one(self, command: Command) -> Verdict:
         if command.claim is None:
@@ -122,46 +174,104 @@ class _Decision:
             if known.fingerprint != command.claim.fingerprint:
                 return _refused(errors.key_reused())
             return Verdict(known.status, known.body, replayed=True)
-        verdict = self._carry_out(command)
-        if verdict.status not in _NOT_STORED:
+        verdict = self._carry_out(command, self._book)
+        if verdict.stored:
             self._answers[command.claim.id] = StoredAnswer(command.claim.fingerprint, verdict.status, verdict.body)
             self._claimed.append((command.claim, verdict))
         return verdict
 
-    def _carry_out(self, command: Command) -> Verdict:
-        try:
-            self._check(command)
-            transaction = self._book.post(command.draft)
-        except AppError as refusal:
-            return _refused(refusal)
-        if command.reference_scope is not None:
-            self._references[command.reference_scope] = transaction.id
-        self._posted.append((command, transaction))
-        return Verdict(201, self._render(command, transaction), transaction=transaction)
-
     def _try_out(self, command: Command) -> Verdict:
         """A dry run: decided like the real one, on a copy."""
+        events, authors = list(self._events), dict(self._authors)
+        verdict = self._carry_out(command, self._branch(command))
+        self._events, self._authors = events, authors
+        return verdict if verdict.status >= 400 else Verdict(200, verdict.body)
+
+    def _branch(self, command: Command) -> Book:
+        ids = (self._book.wallet_ids(operation.needs) for operation in command.operations)
+        return self._book.branch(set().union(*ids))
+
+    def _carry_out(self, command: Command, book: Book) -> Verdict:
+        if command.batch is None:
+            return self._single(command, book)
+        return self._all_or_none(command, command.batch, book) if command.batch.atomic else self._each(command, command.batch, book)
+
+    def _single(self, command: Command, book: Book) -> Verdict:
         try:
-            self._check(command)
-            transaction = self._book.fork(command.draft.wallet_ids).post(command.draft)
+            result = self._apply(command, command.operations[0], book)
         except AppError as refusal:
             return _refused(refusal)
-        return Verdict(200, self._render(command, transaction))
+        body = _json(single_view(result, _visible(result, book, command.actor), book.now))
+        return Verdict(_status(result), body, transaction=result.transaction)
 
-    def _check(self, command: Command) -> None:
-        """Whether the caller may take from the source, and whether the reference is new."""
-        wallet = self._book.wallets.get(command.draft.source)
-        if not command.actor.privileged and (wallet is None or wallet.owner_id != command.actor.user_id):
-            raise errors.wallet_not_found("source")
-        used_by = self._references.get(command.reference_scope) if command.reference_scope is not None else None
-        if used_by is not None:
-            raise errors.duplicate_reference(used_by)
+    def _each(self, command: Command, batch: Batch, book: Book) -> Verdict:
+        """Every item by itself: what is refused does not stop the others."""
+        rows = []
+        for index, operation in enumerate(command.operations):
+            row: dict[str, Any] = {"index": index, "client_ref": batch.client_refs[index]}
+            try:
+                result = self._apply(command, operation, book)
+                row.update(status=_status(result), **result_view(result, _visible(result, book, command.actor), book.now))
+            except AppError as refusal:
+                row.update(status=refusal.status, error=refusal.problem())
+            rows.append(row)
+        return Verdict(200, _json({"results": rows}))
 
-    def _render(self, command: Command, transaction: Transaction) -> str:
-        """The answer as JSON text, with running balances only where the caller may see them."""
-        visible = {i for i in command.draft.wallet_ids if command.actor.sees_all or self._book.wallets[i].owner_id == command.actor.user_id}
-        return json.dumps(posted_view(transaction, visible), separators=(",", ":"))
+    def _all_or_none(self, command: Command, batch: Batch, book: Book) -> Verdict:
+        branch = book.branch(set().union(*(book.wallet_ids(operation.needs) for operation in command.operations)))
+        events, authors = list(self._events), dict(self._authors)
+        rows = []
+        for index, operation in enumerate(command.operations):
+            try:
+                result = self._apply(command, operation, branch)
+            except AppError as refusal:
+                self._events, self._authors = events, authors
+                return _refused(errors.batch_failed(index, refusal.problem()), stored=refusal.status not in _NOT_STORED)
+            shown = result_view(result, _visible(result, branch, command.actor), branch.now)
+            rows.append({"index": index, "client_ref": batch.client_refs[index], "status": _status(result), **shown})
+        book.absorb(branch)
+        return Verdict(200, _json({"results": rows}))
+
+    def _apply(self, command: Command, operation: Operation, book: Book) -> Result:
+        result = operation.carry_out(book, command.actor)
+        author = (command, operation)
+        if result.transaction is not None:
+            self._authors[result.transaction.id] = author
+        else:
+            target = result.hold.id if result.hold is not None else ""
+            if result.grant is not None:
+                target = result.grant.lot.grant_id
+                self._authors[target] = author
+            self._events.append(Event(f"ledger.{operation.name}", target, command.actor.user_id, command.request_id))
+        return result
+
+    def _posting(self, transaction: Transaction) -> Posting:
+        author = self._authors.get(transaction.id)
+        if author is None:
+            return Posting(transaction, _SYSTEM, "", None)
+        command, operation = author
+        return Posting(transaction, command.actor.user_id, command.request_id, operation.reference_scope)
+
+    def _issue(self, grant: Grant) -> Issue:
+        author = self._authors.get(grant.lot.grant_id)
+        return Issue(grant, author[1].reference_scope if author is not None else None)
 
 
-def _refused(error: AppError) -> Verdict:
-    return Verdict(error.status, json.dumps(error.problem(), separators=(",", ":")))
+def _status(result: Result) -> int:
+    return 201 if result.made else 200
+
+
+def _visible(result: Result, book: Book, actor: Actor) -> set[str]:
+    """The wallets whose running balances the caller may see."""
+    if result.transaction is None:
+        return set()
+    return {i for i in result.transaction.wallet_ids if actor.sees_all or book.wallets[i].owner_id == actor.user_id}
+
+
+def _json(view: Mapping[str, Any]) -> str:
+    return json.dumps(view, separators=(",", ":"))
+
+
+def _refused(refusal: AppError, *, stored: bool | None = None) -> Verdict:
+    keep = refusal.status not in _NOT_STORED if stored is None else stored
+    return Verdict(refusal.status, _json(refusal.problem()), stored=keep)

@@ -32,10 +32,11 @@ class LedgerStore(Protocol):
 class _Item:
     """One command in the queue, and the event that its caller waits for."""
 
-    __slots__ = ("command", "done", "result", "taken")
+    __slots__ = ("command", "done", "result", "taken", "weight")
 
     def __init__(self, command: Command) -> None:
         self.command = command
+        self.weight = len(command.operations)
         self.done = threading.Event()
         self.taken = False
         self.result: Verdict | BaseException | None = None
@@ -126,9 +127,13 @@ class PostingEngine:
         with self._changed:
             while not self._queue and not self._stopping:
                 self._changed.wait()
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_max))]
-            for item in batch:
+            batch: list[_Item] = []
+            weight = 0
+            while self._queue and (not batch or weight + self._queue[0].weight <= self._batch_max):
+                item = self._queue.popleft()
                 item.taken = True
+                weight += item.weight
+                batch.append(item)
             metrics.QUEUE_LENGTH.set(len(self._queue))
             return batch
 
@@ -166,7 +171,7 @@ class PostingEngine:
         metrics.POSTING_SECONDS.observe(seconds)
         count: Counter[str] = Counter()
         amount: Counter[tuple[str, str]] = Counter()
-        for _, transaction in outcome.posted:
+        for transaction in (posting.transaction for posting in outcome.posted):
             count[transaction.type] += 1
             amount[transaction.type, transaction.asset] += transaction.amount
         for kind, number in count.items():

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.modules.base_module import BaseModule
 from core.modules.transactions_module.engine import PostingEngine
-from core.modules.transactions_module.repository import LedgerRepository
+from core.modules.transactions_module.repository import LedgerRepository, at_the_moment
 from core.modules.transactions_module.routes import transaction_routes
 from core.modules.transactions_module.service import TransactionService
+from core.modules.wallet_module.module import USER_DIRECTORY
 from core.web.paging import Pager
 from core.web.routing import Route
+from utils.clock import utc_now
 
 if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
 
 # Of a request's time, the share that one commit may take: what arrives during a slow one still gets an answer.
 _COMMIT_SHARE = 0.75
-# Registered by whoever keeps the users: `find_user_id(username) -> str | None`.
-USER_DIRECTORY = "user_directory"
 
 
 class TransactionsModule(BaseModule):
@@ -40,7 +40,8 @@ class TransactionsModule(BaseModule):
             commit_seconds=_COMMIT_SHARE * config["REQUEST_TIMEOUT"],
         )
         pager = Pager(app_manager.encryption_manager.derive_key("cursor"))
-        self.service = TransactionService(self.engine, repository, wallets.service, self._find_user, pager)
+        self.service = TransactionService(self.engine, repository, wallets.service, self._find_users, pager)
+        wallets.service.show_as(self._bring_up_to_date)
         self._routes = transaction_routes(self.service)
         self.engine.start()
         return True
@@ -55,9 +56,14 @@ class TransactionsModule(BaseModule):
     def dispose(self) -> None:
         self.engine.stop()
 
-    def _find_user(self, username: str) -> str | None:
-        user_id: str | None = self._services.get_service(USER_DIRECTORY).find_user_id(username)
-        return user_id
+    def _find_users(self, usernames: Sequence[str]) -> Mapping[str, str]:
+        if not usernames:
+            return {}
+        found: Mapping[str, str] = self._services.get_service(USER_DIRECTORY).find_user_ids(usernames)
+        return found
+
+    def _bring_up_to_date(self, document: dict[str, Any]) -> dict[str, Any]:
+        return at_the_moment(document, utc_now())
 
 
 MODULE = TransactionsModule

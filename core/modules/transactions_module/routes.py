@@ -7,9 +7,23 @@ from collections.abc import Callable
 
 from core import metrics
 from core.modules.transactions_module.commands import Verdict
-from core.modules.transactions_module.schemas import BalanceQuery, DebitBody, GrantBody, HistoryQuery, MoneyQuery, TransferBody
+from core.modules.transactions_module.schemas import (
+    AdjustBody,
+    BalanceQuery,
+    BatchBody,
+    CaptureBody,
+    DebitBody,
+    GrantBody,
+    HistoryQuery,
+    HoldBody,
+    HoldsQuery,
+    MoneyQuery,
+    NoBody,
+    ReversalBody,
+    TransferBody,
+)
 from core.modules.transactions_module.service import TransactionService
-from core.web.models import PageQuery
+from core.web.models import Body, PageQuery
 from core.web.routing import EVERYONE, ISSUERS, WRITERS, Answer, Call, Route
 from tools.error_handling.errors import StoredProblem
 
@@ -31,18 +45,35 @@ def transaction_routes(service: TransactionService) -> tuple[Route, ...]:
     def grants(call: Call) -> Answer:
         return Answer(service.grants(call.caller, call.params["id"], call.query))
 
+    def holds(call: Call) -> Answer:
+        return Answer(service.holds(call.caller, call.query))
+
+    def hold(call: Call) -> Answer:
+        return Answer(service.find_hold(call.caller, call.params["id"]))
+
     def transaction(call: Call) -> Answer:
         return Answer(service.transaction(call.caller, call.params["id"]))
 
-    verbs = {"query": MoneyQuery, "limit": "money", "idempotent": True}
+    def verb(path: str, handler: Callable[[Call], Verdict], roles: frozenset[str], summary: str, body: type[Body]) -> Route:
+        return Route("POST", path, money(handler), roles, summary, body, MoneyQuery, limit="money", idempotent=True)
+
     return (
         Route("GET", "/wallets/{id}/balance", balance, EVERYONE, "A wallet's balance, now or at a time", query=BalanceQuery),
         Route("GET", "/wallets/{id}/transactions", history, EVERYONE, "A wallet's history", query=HistoryQuery),
         Route("GET", "/wallets/{id}/grants", grants, EVERYONE, "A wallet's grants and what is left of them", query=PageQuery),
-        Route("POST", "/wallets/{id}/grants", money(service.grant), ISSUERS, "Grant credits", GrantBody, **verbs),  # type: ignore[arg-type]
-        Route("POST", "/wallets/{id}/debits", money(service.debit), WRITERS, "Spend credits", DebitBody, **verbs),  # type: ignore[arg-type]
-        Route("POST", "/transfers", money(service.transfer), WRITERS, "Move credits to another wallet", TransferBody, **verbs),  # type: ignore[arg-type]
+        verb("/wallets/{id}/grants", service.grant, ISSUERS, "Grant credits", GrantBody),
+        verb("/wallets/{id}/grants/{gid}/void", service.void_grant, ISSUERS, "Take back what is left of a grant", NoBody),
+        verb("/wallets/{id}/debits", service.debit, WRITERS, "Spend credits", DebitBody),
+        verb("/transfers", service.transfer, WRITERS, "Move credits to another wallet", TransferBody),
+        verb("/wallets/{id}/holds", service.hold, WRITERS, "Reserve credits", HoldBody),
+        Route("GET", "/holds", holds, EVERYONE, "The caller's holds", query=HoldsQuery),
+        Route("GET", "/holds/{id}", hold, EVERYONE, "A hold"),
+        verb("/holds/{id}/capture", service.capture, WRITERS, "Pay out of a hold", CaptureBody),
+        verb("/holds/{id}/release", service.release, WRITERS, "Give back what a hold reserves", NoBody),
+        verb("/holds/{id}/adjust", service.adjust, WRITERS, "Change a hold's amount or its end", AdjustBody),
         Route("GET", "/transactions/{id}", transaction, EVERYONE, "A transaction"),
+        verb("/transactions/{id}/reversals", service.reverse, WRITERS, "Take a transaction back, or a part of it", ReversalBody),
+        verb("/batches", service.batch, WRITERS, "Several verbs in one request", BatchBody),
     )
 
 

@@ -7,34 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Discriminator, Field, Tag, model_validator
 
-from core.modules.transactions_module.ledger import DEBIT, Entry, Lot, Transaction
-from core.web.models import MAX_AMOUNT, Amount, Body, PageQuery, Query, Text
+from core.modules.transactions_module.ledger import CAPTURE, DEBIT, EXPIRED, OPEN, Entry, Grant, Hold, Transaction
+from core.modules.transactions_module.operations import Result
+from core.web.models import Amount, Body, Metadata, PageQuery, Query, Text
 from utils.clock import rfc3339
 
 Id = Annotated[Text, Field(min_length=1, max_length=64)]
 ShortText = Annotated[Text, Field(min_length=1, max_length=140)]
 Reference = Annotated[Text, Field(min_length=1, max_length=128)]
-
-
-def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    if len(metadata) > 50:
-        raise ValueError("must have at most 50 members")
-    for name, value in metadata.items():
-        # MongoDB gives a meaning to $ and dots in names.
-        if not 1 <= len(name) <= 40 or name.startswith("$") or "." in name or "\x00" in name:
-            raise ValueError("names have 1 to 40 characters, without dots, and do not start with $")
-        if not _is_plain(value):
-            raise ValueError("values are text of up to 500 characters, integers of up to 2^53-1, booleans or null")
-    return metadata
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= 500 and "\x00" not in value
-    return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) <= MAX_AMOUNT)
-
-
-Metadata = Annotated[dict[str, Any], AfterValidator(_checked_metadata)]
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -47,10 +27,17 @@ def _in_utc(moment: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
+HoldSeconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600)]
+
+
 class GrantBody(Body):
+    """`effective_at` None: at once; `expires_at` None: never."""
+
     amount: Amount
     category: Literal["paid", "promotional"] = "paid"
     priority: int = Field(default=50, ge=0, le=100)
+    effective_at: Moment | None = None
+    expires_at: Moment | None = None
     reason: ShortText | None = None
     reference: Reference | None = None
     metadata: Metadata = Field(default_factory=dict)
@@ -87,6 +74,109 @@ class TransferBody(Body):
     metadata: Metadata = Field(default_factory=dict)
 
 
+class HoldBody(Body):
+    """`expires_in`: seconds."""
+
+    amount: Amount
+    expires_in: HoldSeconds = 900
+    reason: ShortText | None = None
+
+
+class CaptureBody(Body):
+    """`amount` None: all that is left. `final`: the rest is released. `destination` None: revenue."""
+
+    amount: Amount | None = None
+    final: bool = False
+    destination: Id | None = None
+
+
+class AdjustBody(Body):
+    """`amount`: what the hold reserves in all; `expires_in`: seconds from now."""
+
+    amount: Amount | None = None
+    expires_in: HoldSeconds | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> AdjustBody:
+        if self.amount is None and self.expires_in is None:
+            raise ValueError("give amount, expires_in, or both")
+        return self
+
+
+class ReversalBody(Body):
+    """`amount` None: all that is not reversed yet."""
+
+    amount: Amount | None = None
+    reason: ShortText | None = None
+
+
+class NoBody(Body):
+    """The body of a verb that says everything by its path."""
+
+
+class _Item(Body):
+    """What every item of a batch has besides its verb's own fields."""
+
+    client_ref: Reference | None = None
+
+
+class GrantItem(GrantBody, _Item):
+    op: Literal["grant"]
+    wallet_id: Id
+
+
+class DebitItem(DebitBody, _Item):
+    op: Literal["debit"]
+    wallet_id: Id
+
+
+class TransferItem(TransferBody, _Item):
+    op: Literal["transfer"]
+
+
+class HoldItem(HoldBody, _Item):
+    op: Literal["hold"]
+    wallet_id: Id
+
+
+class CaptureItem(CaptureBody, _Item):
+    op: Literal["capture"]
+    hold_id: Id
+
+
+class ReleaseItem(_Item):
+    op: Literal["release"]
+    hold_id: Id
+
+
+class AdjustItem(AdjustBody, _Item):
+    op: Literal["adjust"]
+    hold_id: Id
+
+
+class ReversalItem(ReversalBody, _Item):
+    op: Literal["reversal"]
+    transaction_id: Id
+
+
+Item = Annotated[
+    GrantItem | DebitItem | TransferItem | HoldItem | CaptureItem | ReleaseItem | AdjustItem | ReversalItem, Field(discriminator="op")
+]
+
+
+class BatchBody(Body):
+    """`atomic`: all items or none; else each by itself."""
+
+    atomic: bool
+    items: list[Item] = Field(min_length=1)
+
+
+class HoldsQuery(PageQuery):
+    """Holds in one status only."""
+
+    status: Literal["open", "captured", "released", "expired"] | None = None
+
+
 class MoneyQuery(Query):
     """`dry_run=true`: decide and answer, keep nothing."""
 
@@ -113,20 +203,29 @@ class HistoryQuery(PageQuery):
         return self
 
 
-def posted_view(transaction: Transaction, visible: set[str]) -> dict[str, Any]:
-    """What a money verb answers: the transaction, or for a grant `{grant, transaction}`."""
-    view = transaction_view(transaction, visible)
-    if transaction.type == DEBIT:
-        view["allocations"] = [{"grant_id": grant_id, "amount": amount} for grant_id, amount in transaction.allocations]
-    if transaction.grant is None:
-        return view
-    grant = transaction.grant
-    return {"grant": grant_view(grant, transaction.destination, transaction.amount, grant.remaining), "transaction": view}
+def single_view(result: Result, visible: set[str], now: datetime) -> dict[str, Any]:
+    """What one verb answers: a transaction or a hold as it is, or what there is of both and of a grant by name."""
+    views = result_view(result, visible, now)
+    if len(views) == 1 and result.grant is None:
+        return next(iter(views.values()))
+    return {"grant": views["grant"], "transaction": views.get("transaction")} if result.grant is not None else views
 
 
-def transaction_view(transaction: Transaction, visible: set[str]) -> dict[str, Any]:
-    """A transaction as clients see it; running balances only of the wallets in `visible`."""
-    return {
+def result_view(result: Result, visible: set[str], now: datetime) -> dict[str, Any]:
+    """`{transaction?, hold?, grant?}` of what an operation did; running balances only of the wallets in `visible`."""
+    views: dict[str, Any] = {}
+    if result.hold is not None:
+        views["hold"] = hold_view(result.hold, now)
+    if result.grant is not None:
+        views["grant"] = grant_view(result.grant, result.remaining, now)
+    if result.transaction is not None:
+        views["transaction"] = transaction_view(result.transaction, visible, paid=True)
+    return views
+
+
+def transaction_view(transaction: Transaction, visible: set[str], reversed_amount: int = 0, *, paid: bool = False) -> dict[str, Any]:
+    """A transaction as clients see it; running balances only of the wallets in `visible`. `paid`: with the grants that paid."""
+    view = {
         "id": transaction.id,
         "type": transaction.type,
         "asset": transaction.asset,
@@ -137,10 +236,13 @@ def transaction_view(transaction: Transaction, visible: set[str]) -> dict[str, A
         "reference": transaction.reference,
         "memo": transaction.memo,
         "metadata": transaction.metadata,
-        "reverses": None,
-        "reversed_amount": 0,
+        "reverses": transaction.reverses,
+        "reversed_amount": reversed_amount,
         "created_at": rfc3339(transaction.created_at),
     }
+    if paid and transaction.type in (DEBIT, CAPTURE):
+        view["allocations"] = [{"grant_id": grant_id, "amount": amount} for grant_id, amount in transaction.allocations]
+    return view
 
 
 def _entry_view(entry: Entry, visible: bool) -> dict[str, Any]:
@@ -150,18 +252,41 @@ def _entry_view(entry: Entry, visible: bool) -> dict[str, Any]:
     return view
 
 
-def grant_view(lot: Lot, wallet_id: str, amount: int, remaining: int) -> dict[str, Any]:
-    """A grant as clients see it: `remaining` of `amount`; `active` until it is spent."""
+def grant_view(grant: Grant, remaining: int, now: datetime) -> dict[str, Any]:
+    """A grant as clients see it: `remaining` of `amount`; pending, active, spent, expired or voided."""
+    lot = grant.lot
     return {
         "id": lot.grant_id,
-        "wallet_id": wallet_id,
-        "amount": amount,
+        "wallet_id": grant.wallet_id,
+        "amount": grant.amount,
         "remaining": remaining,
         "category": lot.category,
         "priority": lot.priority,
         "effective_at": rfc3339(lot.effective_at),
         "expires_at": rfc3339(lot.expires_at) if lot.expires_at is not None else None,
-        "status": "active" if remaining else "spent",
+        "status": _grant_status(grant, remaining, now),
+    }
+
+
+def _grant_status(grant: Grant, remaining: int, now: datetime) -> str:
+    if remaining:
+        return "pending" if grant.lot.effective_at > now else "active"
+    return grant.ended or "spent"
+
+
+def hold_view(hold: Hold, now: datetime) -> dict[str, Any]:
+    """A hold as clients see it; one whose time is over has expired, whether or not that was written down yet."""
+    status = EXPIRED if hold.status == OPEN and hold.expires_at <= now else hold.status
+    return {
+        "id": hold.id,
+        "wallet_id": hold.wallet_id,
+        "amount": hold.amount,
+        "captured": hold.captured,
+        "remaining": hold.remaining if status == OPEN else 0,
+        "status": status,
+        "reason": hold.reason,
+        "expires_at": rfc3339(hold.expires_at),
+        "created_at": rfc3339(hold.created_at),
     }
 
 

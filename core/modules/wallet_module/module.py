@@ -16,6 +16,9 @@ from core.web.routing import Route
 if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
 
+# Registered by whoever keeps the users: `find_user_ids(usernames) -> {username: id}` and `is_active(user_id)`.
+USER_DIRECTORY = "user_directory"
+
 
 class WalletModule(BaseModule):
     """Wires repository, service and routes, and joins in when a user is made."""
@@ -23,8 +26,9 @@ class WalletModule(BaseModule):
     NAME = "wallet_module"
 
     def initialize(self, app_manager: AppManager) -> bool:
+        self._services = app_manager.services_manager
         self.repository = WalletRepository(app_manager.database_manager)
-        self.service = WalletService(self.repository, Pager(app_manager.encryption_manager.derive_key("cursor")))
+        self.service = WalletService(self.repository, Pager(app_manager.encryption_manager.derive_key("cursor")), self._user_exists)
         self._routes = wallet_routes(self.service)
         # A gate, and inside the transaction that makes the user: there is never one without a wallet.
         app_manager.hooks_manager.declare_hook("user_created", Kind.GATE)
@@ -36,6 +40,10 @@ class WalletModule(BaseModule):
     @property
     def routes(self) -> Sequence[Route]:
         return self._routes
+
+    def _user_exists(self, user_id: str) -> bool:
+        exists: bool = self._services.get_service(USER_DIRECTORY).is_active(user_id)
+        return exists
 
     def _open_default(self, event: dict[str, Any]) -> None:
         self.service.open_default(event["user_id"], event["session"])

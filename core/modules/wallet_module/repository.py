@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pymongo.client_session import ClientSession
+from pymongo.errors import DuplicateKeyError
 
 if TYPE_CHECKING:
     from core.managers.database_manager import DatabaseManager
@@ -25,6 +26,27 @@ class WalletRepository:
     def freeze_all(self, owner_id: str, session: ClientSession) -> None:
         update = {"$set": {"status": "frozen"}, "$inc": {"version": 1}}
         self._database.update_many(_COLLECTION, {"owner_id": owner_id}, update, session)
+
+    def open(self, wallet: dict[str, Any]) -> bool:
+        """Insert a new wallet; False when its owner has one of that asset."""
+        try:
+            self._database.insert_one(_COLLECTION, wallet)
+        except DuplicateKeyError:
+            return False
+        return True
+
+    def change(self, wallet_id: str, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any] | None:
+        """Set what `changed` makes of the document, in one transaction; the new document, or None when there is none."""
+
+        def work(session: ClientSession) -> dict[str, Any] | None:
+            wallet = self._database.find_one(_COLLECTION, {"_id": wallet_id}, session=session)
+            if wallet is None:
+                return None
+            fields = {**changed(wallet), "version": wallet["version"] + 1}
+            self._database.update_one(_COLLECTION, {"_id": wallet_id, "version": wallet["version"]}, {"$set": fields}, session)
+            return {**wallet, **fields}
+
+        return self._database.transaction(work)
 
     def find(self, wallet_id: str) -> dict[str, Any] | None:
         return self._database.find_one(_COLLECTION, {"_id": wallet_id})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from core.modules.wallet_module.schemas import WalletsQuery, wallet_view
+from typing import Any
+
+from core.modules.wallet_module.schemas import WalletBody, WalletPatch, WalletsQuery, wallet_view
 from core.modules.wallet_module.service import WalletService
-from core.web.routing import EVERYONE, Answer, Call, Route
+from core.web.routing import EVERYONE, WRITERS, Answer, Call, Route
+from tools.error_handling.errors import MalformedRequest
 
 
 def wallet_routes(service: WalletService) -> tuple[Route, ...]:
@@ -14,10 +17,31 @@ def wallet_routes(service: WalletService) -> tuple[Route, ...]:
         return Answer(service.page(call.caller, call.query))
 
     def show(call: Call) -> Answer:
-        wallet = wallet_view(service.get(call.caller, call.params["id"]))
-        return Answer(wallet, headers={"ETag": f'"{wallet["version"]}"'})
+        return _answer(service.get(call.caller, call.params["id"]))
+
+    def create(call: Call) -> Answer:
+        return _answer(service.open(call.caller, call.body), 201)
+
+    def change(call: Call) -> Answer:
+        return _answer(service.change(call.caller, call.params["id"], call.body, _version(call.if_match)))
 
     return (
         Route("GET", "/wallets", index, EVERYONE, "The caller's wallets", query=WalletsQuery),
+        Route("POST", "/wallets", create, WRITERS, "Open a wallet", body=WalletBody),
         Route("GET", "/wallets/{id}", show, EVERYONE, "A wallet and its balance"),
+        Route("PATCH", "/wallets/{id}", change, WRITERS, "Change a wallet's status, credit limit or metadata", body=WalletPatch),
     )
+
+
+def _answer(wallet: dict[str, Any], status: int = 200) -> Answer:
+    return Answer(wallet_view(wallet), status, {"ETag": f'"{wallet["version"]}"'})
+
+
+def _version(if_match: str) -> int | None:
+    """The version that an If-Match header names; None for any."""
+    if if_match in ("", "*"):
+        return None
+    try:
+        return int(if_match.removeprefix("W/").strip('"'))
+    except ValueError as error:
+        raise MalformedRequest("If-Match: send the ETag of the wallet.", code="if-match-invalid") from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from core.web.models import PageQuery
+from core.web.models import MAX_AMOUNT, Body, Metadata, PageQuery, Text
 from utils.clock import rfc3339
+
+CreditLimit = Annotated[int, Field(ge=0, le=MAX_AMOUNT // 2)]
 
 
 class WalletsQuery(PageQuery):
@@ -15,6 +17,23 @@ class WalletsQuery(PageQuery):
 
     owner_id: str | None = Field(default=None, max_length=64)
     asset: str | None = Field(default=None, max_length=16)
+
+
+class WalletBody(Body):
+    """A new wallet; `owner_id` and `credit_limit` are for the privileged."""
+
+    asset: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{1,15}$")] = "CREDIT"
+    owner_id: Annotated[Text, Field(min_length=1, max_length=64)] | None = None
+    credit_limit: CreditLimit = 0
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class WalletPatch(Body):
+    """What is to change of a wallet; owners change its metadata, the privileged the rest."""
+
+    status: Literal["active", "frozen", "closed"] | None = None
+    credit_limit: CreditLimit | None = None
+    metadata: Metadata | None = None
 
 
 def wallet_view(wallet: dict[str, Any]) -> dict[str, Any]:

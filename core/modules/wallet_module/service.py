@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from core.modules.wallet_module.repository import WalletRepository
-from core.modules.wallet_module.schemas import WalletsQuery, wallet_view
+from core.modules.wallet_module.schemas import WalletBody, WalletPatch, WalletsQuery, wallet_view
 from core.web.paging import Pager
-from core.web.routing import USER, Principal
-from tools.error_handling.errors import NotFound
+from core.web.routing import ADMIN, SERVICE, USER, Principal
+from tools.error_handling.errors import Conflict, Forbidden, NotFound, Unprocessable, VersionConflict
 from utils.clock import utc_now
 from utils.ids import derived_id
 
 DEFAULT_ASSET = "CREDIT"
-ACTIVE = "active"
+ACTIVE, CLOSED = "active", "closed"
+_PRIVILEGED = (SERVICE, ADMIN)
 # Stands for the caller's default wallet in every path.
 ME = "me"
 
@@ -21,13 +23,48 @@ ME = "me"
 class WalletService:
     """Opens and shows wallets. Their balances are only changed by the posting engine."""
 
-    def __init__(self, repository: WalletRepository, pager: Pager) -> None:
+    def __init__(self, repository: WalletRepository, pager: Pager, user_exists: Callable[[str], bool]) -> None:
         self._repository = repository
+        self._user_exists = user_exists
         self._pager = pager
+        self._shown: Callable[[dict[str, Any]], dict[str, Any]] = lambda wallet: wallet
+
+    def show_as(self, shown: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Have whoever keeps the ledger bring each document up to date before it is shown: holds and grants end by the clock."""
+        self._shown = shown
 
     def open_default(self, owner_id: str, session: Any) -> None:
         """Open the default wallet of a new user, in the transaction of `session`."""
         self._repository.insert(new_wallet(owner_id, DEFAULT_ASSET), session)
+
+    def open(self, principal: Principal, body: WalletBody) -> dict[str, Any]:
+        """Open a wallet, for the caller or, by the privileged, for somebody; one for each owner and asset."""
+        owner_id = body.owner_id or principal.user_id
+        if principal.role not in _PRIVILEGED and (owner_id != principal.user_id or body.credit_limit):
+            raise Forbidden("Only a service or an admin may open a wallet for someone else, or with a credit limit.")
+        if owner_id != principal.user_id and not self._user_exists(owner_id):
+            raise Unprocessable.of_field("owner_id", "there is no such user")
+        wallet = {**new_wallet(owner_id, body.asset), "credit_limit": body.credit_limit, "metadata": body.metadata}
+        if not self._repository.open(wallet):
+            raise Conflict("The owner has a wallet of this asset.", code="wallet-exists", title="Wallet exists", wallet_id=wallet["_id"])
+        return wallet
+
+    def change(self, principal: Principal, wallet_id: str, patch: WalletPatch, version: int | None) -> dict[str, Any]:
+        """Change what `patch` names, if the wallet is still at `version`; its document."""
+        known = self.get(principal, wallet_id)
+        if principal.role not in _PRIVILEGED and (patch.status is not None or patch.credit_limit is not None):
+            raise Forbidden("Only a service or an admin may change status and credit limit.")
+        fields = patch.model_dump(exclude_none=True)
+
+        def changed(stored: dict[str, Any]) -> dict[str, Any]:
+            if version is not None and stored["version"] != version:
+                raise VersionConflict("The wallet has changed; read it again.", version=stored["version"])
+            _refuse_impossible({**self._shown(stored), **fields}, fields)
+            return fields
+
+        wallet = self._repository.change(known["_id"], changed)
+        assert wallet is not None, "wallets are never removed"
+        return self._shown(wallet)
 
     def freeze_all(self, owner_id: str, session: Any) -> None:
         """Freeze the wallets of a user who is leaving: what would be sent there could never be spent."""
@@ -42,6 +79,12 @@ class WalletService:
         wallet = self._repository.find(self.resolve(principal, wallet_id))
         if wallet is None or (principal.role == USER and wallet["owner_id"] != principal.user_id):
             raise NotFound("There is no such wallet.")
+        return self._shown(wallet)
+
+    def stored(self, wallet_id: str) -> dict[str, Any]:
+        """The document of a wallet that exists, as it is written."""
+        wallet = self._repository.find(wallet_id)
+        assert wallet is not None
         return wallet
 
     def owned(self, wallet_ids: list[str], owner_id: str) -> set[str]:
@@ -55,7 +98,16 @@ class WalletService:
         binding = f"wallets:{principal.user_id}:{owner_id}:{query.asset}"
         after = self._pager.position(query.cursor, binding)
         found = self._repository.find_page(filters, after, query.limit + 1)
-        return self._pager.page([wallet_view(wallet) for wallet in found], query.limit, binding)
+        return self._pager.page([wallet_view(self._shown(wallet)) for wallet in found], query.limit, binding)
+
+
+def _refuse_impossible(wallet: dict[str, Any], fields: dict[str, Any]) -> None:
+    """A limit stays above what is used of it, and a wallet is empty when it is closed."""
+    used = wallet["held"] - wallet["settled"]
+    if "credit_limit" in fields and fields["credit_limit"] < used:
+        raise Unprocessable.of_field("credit_limit", f"must be at least {used}, which is in use", code="credit-limit-in-use")
+    if fields.get("status") == CLOSED and (wallet["settled"] or wallet["held"] or wallet["lots"]):
+        raise Conflict("Only an empty wallet can be closed.", code="wallet-not-empty", title="Wallet not empty")
 
 
 def wallet_id_of(owner_id: str, asset: str = DEFAULT_ASSET) -> str:
@@ -64,7 +116,7 @@ def wallet_id_of(owner_id: str, asset: str = DEFAULT_ASSET) -> str:
 
 
 def new_wallet(owner_id: str, asset: str) -> dict[str, Any]:
-    """An empty wallet's document. `seq` counts its entries, `lots` are its grants that are not used up."""
+    """An empty wallet's document. `seq` counts its entries, `lots` are its grants that are not used up, `holds` its open ones."""
     now = utc_now()
     return {
         "_id": wallet_id_of(owner_id, asset),
@@ -77,6 +129,8 @@ def new_wallet(owner_id: str, asset: str) -> dict[str, Any]:
         "version": 0,
         "seq": 0,
         "lots": [],
+        "holds": [],
+        "next_event_at": None,
         "metadata": {},
         "created_at": now,
         "posted_at": now,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,12 @@ class ConnectionRepository:
 
     def find_by_username(self, username: str, session: ClientSession | None = None) -> dict[str, Any] | None:
         return self._database.find_one(_USERS, {"username": compared_username(username)}, session=session)
+
+    def find_active_ids(self, usernames: Sequence[str]) -> dict[str, str]:
+        """`{username: id}` of those of `usernames` (as they are compared) that belong to active users."""
+        query = {"username": {"$in": list(usernames)}, "status": "active"}
+        users = self._database.find_many(_USERS, query, limit=len(usernames), projection=("username",))
+        return {user["username"]: user["_id"] for user in users}
 
     def find_by_email(self, email: str, session: ClientSession | None = None) -> dict[str, Any] | None:
         return self._database.find_one(_USERS, {"email": compared_email(email)}, session=session)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.web.paging import Pager
@@ -76,10 +76,15 @@ class Users:
             raise errors.user_not_found()
         return user
 
-    def find_user_id(self, username: str) -> str | None:
-        """The id of the active user of that name; for modules that let people be named."""
-        user = self._repository.find_by_username(username)
-        return user["_id"] if user is not None and user["status"] == "active" else None
+    def find_user_ids(self, usernames: Sequence[str]) -> dict[str, str]:
+        """`{username: id}` of the active users of those names; for modules that let people be named."""
+        ids = self._repository.find_active_ids([compared_username(name) for name in usernames])
+        return {name: ids[compared_username(name)] for name in usernames if compared_username(name) in ids}
+
+    def is_active(self, user_id: str) -> bool:
+        """Whether there is such a user, who may be given something."""
+        user = self._repository.find_user(user_id)
+        return user is not None and user["status"] == "active"
 
     def page(self, principal: Principal, query: UsersQuery) -> dict[str, Any]:
         """`{data, next_cursor}`: all users, newest first."""

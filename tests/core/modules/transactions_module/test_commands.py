@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from core.modules.transactions_module.commands import Actor, Claim, Command, Outcome, Snapshot, StoredAnswer, decide
+from core.modules.transactions_module.commands import Claim, Command, Outcome, Snapshot, StoredAnswer, decide
 from core.modules.transactions_module.ledger import Wallet
+from core.modules.transactions_module.operations import Actor
 from tests.support.money import ADMIN, START, command, debit, grant, transfer, user, wallet
 
 NOW = START + timedelta(hours=1)
@@ -69,7 +70,7 @@ def test_an_answer_says_what_was_posted() -> None:
         (user("u_2"), transfer("a", "b", 1), 404),
         (Actor("u_3", privileged=True, sees_all=False), debit("a", 1), 201),
         # Were a draft to slip through that takes from the system, nobody but the privileged could post it.
-        (user("u_1"), grant("a", 1), 404),
+        (user("u_1"), grant("a", 1), 403),
         (user("u_1"), transfer("system:issuance", "a", 1), 404),
         (user("u_2"), transfer("system:issuance", "b", 1), 404),
     ],
@@ -161,7 +162,7 @@ def test_a_reference_is_used_once_in_its_wallet() -> None:
     )
     assert statuses(outcome) == [201, 409, 201]
     problem = json.loads(outcome.verdicts[1].body)
-    assert (problem["code"], problem["transaction_id"]) == ("duplicate-reference", outcome.posted[0][1].id)
+    assert (problem["code"], problem["transaction_id"]) == ("duplicate-reference", outcome.posted[0].transaction.id)
 
 
 def test_a_reference_of_the_record_is_known() -> None:

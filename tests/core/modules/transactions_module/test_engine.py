@@ -145,7 +145,7 @@ def test_a_commit_has_a_deadline_of_its_own(make: Callable[..., PostingEngine], 
 
 
 def poisoned(commands: Sequence[Command]) -> Exception | None:
-    return ValueError("nobody foresaw this") if any(each.draft.memo == "poison" for each in commands) else None
+    return ValueError("nobody foresaw this") if any(each.operations[0].draft.memo == "poison" for each in commands) else None
 
 
 def test_a_poisoned_command_fails_alone(make: Callable[..., PostingEngine], store: Store, pool: ThreadPoolExecutor) -> None:

@@ -159,12 +159,15 @@ def test_a_fault_of_ours_never_becomes_an_entry(monkeypatch: pytest.MonkeyPatch)
         state.post(debit("a", 5))
 
 
-def test_a_fork_is_tried_out_without_a_trace() -> None:
+def test_a_branch_is_tried_out_without_a_trace_until_it_is_taken_over() -> None:
     state = book()
     state.post(grant("a", 100))
     before = deepcopy(state.wallets)
-    state.fork(["a", "nobody"]).post(debit("a", 60))
-    assert state.wallets == before
+    branch = state.branch(["a", "nobody"])
+    posted = branch.post(debit("a", 60))
+    assert (state.wallets, len(state.posted)) == (before, 1)
+    state.absorb(branch)
+    assert (state.wallets["a"].settled, state.posted[-1]) == (40, posted)
 
 
 # Which grant pays

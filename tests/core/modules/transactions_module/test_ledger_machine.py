@@ -11,8 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from core.modules.transactions_module.commands import Actor, Verdict, decide
+from core.modules.transactions_module.commands import Verdict, decide
 from core.modules.transactions_module.ledger import DEBIT, GRANT, MAX_BALANCE, Draft, Transaction
+from core.modules.transactions_module.operations import Actor
 from tests.support.memory_ledger import MemoryLedger
 from tests.support.money import ADMIN, START, command, debit, grant, transfer, user, wallet
 
@@ -84,6 +85,8 @@ class Model:
 
     def refusal(self, order: Order) -> int | None:
         draft, real = order.draft, [name for name in (order.draft.source, order.draft.destination) if not name.startswith("system:")]
+        if draft.type == GRANT and not order.actor.privileged:
+            return 403
         if not order.actor.privileged and (draft.source not in WALLETS or WALLETS[draft.source].owner_id != order.actor.user_id):
             return 404
         if draft.reference is not None and (real[0], draft.reference) in self.references:

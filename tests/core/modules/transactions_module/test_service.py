@@ -33,9 +33,10 @@ def engine() -> Engine:
 
 @pytest.fixture
 def service(engine: Engine) -> TransactionService:
-    wallets = WalletService(None, None)  # type: ignore[arg-type]
+    wallets = WalletService(None, None, None)  # type: ignore[arg-type]
     users = {"bob": "u_bob"}
-    return TransactionService(engine, None, wallets, users.get, None)  # type: ignore[arg-type]
+    known = lambda names: {name: users[name] for name in names if name in users}  # noqa: E731
+    return TransactionService(engine, None, wallets, known, None)  # type: ignore[arg-type]
 
 
 def call(body: Any, wallet_id: str = "", role: str = USER, key: str = "k", **query: Any) -> Call:
@@ -48,7 +49,7 @@ def test_each_verb_moves_between_what_the_client_names_and_the_system(service: T
     service.grant(call(GrantBody(amount=5, category="promotional", priority=3, reason="hi", reference="r"), "w_1", ADMIN))
     service.debit(call(DebitBody(amount=6), "w_1"))
     service.transfer(call(TransferBody(destination="w_2", amount=7, memo="m")))
-    given, taken, moved = (command.draft for command in engine.commands)
+    given, taken, moved = (command.operations[0].draft for command in engine.commands)
     assert (given.source, given.destination, given.amount, given.memo, given.reference) == (ISSUANCE, "w_1", 5, "hi", "r")
     assert given.terms is not None
     assert (given.terms.category, given.terms.priority) == ("promotional", 3)
@@ -60,16 +61,16 @@ def test_me_is_the_callers_own_wallet_and_a_username_someones_default_one(servic
     service.debit(call(DebitBody(amount=1), "me"))
     service.transfer(call(TransferBody.model_validate({"source": "me", "destination": {"username": "bob"}, "amount": 1})))
     service.transfer(call(TransferBody(source="w_1", destination="me", amount=1)))
-    assert engine.commands[0].draft.source == wallet_id_of("u_ann")
-    assert engine.commands[1].draft.destination == wallet_id_of("u_bob")
-    assert engine.commands[2].draft.destination == wallet_id_of("u_ann")
+    assert engine.commands[0].operations[0].draft.source == wallet_id_of("u_ann")
+    assert engine.commands[1].operations[0].draft.destination == wallet_id_of("u_bob")
+    assert engine.commands[2].operations[0].draft.destination == wallet_id_of("u_ann")
 
 
 def test_an_unknown_username_is_a_wallet_that_cannot_exist(service: TransactionService, engine: Engine) -> None:
     """The engine refuses it, but only after it has looked for the answer to an earlier request of that key."""
     for name in ("nobody", "no-one"):
         service.transfer(call(TransferBody.model_validate({"destination": {"username": name}, "amount": 1})))
-    one, other = (command.draft.destination for command in engine.commands)
+    one, other = (command.operations[0].draft.destination for command in engine.commands)
     assert one == other == wallet_id_of("")
 
 

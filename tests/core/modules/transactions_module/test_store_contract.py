@@ -13,7 +13,7 @@ from pymongo.database import Database
 from core.modules.transactions_module.commands import Command, Outcome, Snapshot, decide
 from core.modules.transactions_module.engine import LedgerStore
 from core.modules.transactions_module.ledger import Draft, Wallet
-from core.modules.transactions_module.repository import LedgerRepository, _to_wallet
+from core.modules.transactions_module.repository import LedgerRepository, to_wallet
 from core.modules.wallet_module.repository import WalletRepository
 from core.modules.wallet_module.service import new_wallet
 from tests.core.conftest import Factory
@@ -68,7 +68,7 @@ class InMongoDB:
     def wallet(self, wallet_id: str) -> Wallet:
         document = self._wallets.find(wallet_id)
         assert document is not None
-        return _to_wallet(document)
+        return to_wallet(document)
 
     def count(self, wallet_id: str) -> int:
         return len(self.store.history(wallet_id, {}, None, 1000))
@@ -118,7 +118,7 @@ def test_the_snapshot_holds_exactly_the_wallets_of_the_commands(ledger: Ledger, 
 
     def look(snapshot: Snapshot) -> Outcome:
         seen.append(snapshot)
-        return Outcome([], [], [], [])
+        return Outcome([])
 
     ledger.store.commit([command(transfer(a, "w_nowhere", 1), key="never used")], look)
     assert [own.id for own in seen[-1].wallets] == [a]
@@ -128,9 +128,9 @@ def test_the_snapshot_holds_exactly_the_wallets_of_the_commands(ledger: Ledger, 
 
 def test_grants_travel_with_their_wallet(ledger: Ledger, a: str) -> None:
     outcome = commit(ledger, command(grant(a, 10, "promotional", 1)), command(grant(a, 20)))
-    kept = [posted.grant for _, posted in outcome.posted]
+    kept = [posting.transaction.grant for posting in outcome.posted]
     assert list(ledger.wallet(a).lots) == kept
-    spent = commit(ledger, command(debit(a, 15))).posted[0][1]
+    spent = commit(ledger, command(debit(a, 15))).posted[0].transaction
     assert kept[0] is not None
     assert kept[1] is not None
     assert spent.allocations == ((kept[0].grant_id, 10), (kept[1].grant_id, 5))
@@ -155,7 +155,7 @@ def test_a_refusal_is_remembered_too_even_if_it_would_fit_by_now(ledger: Ledger,
 
 
 def test_a_reference_is_used_once_over_commits(ledger: Ledger, a: str, b: str) -> None:
-    first = commit(ledger, command(grant(a, 10, reference="r"))).posted[0][1]
+    first = commit(ledger, command(grant(a, 10, reference="r"))).posted[0].transaction
     (refusal,) = commit(ledger, command(debit(a, 1, reference="r"))).verdicts
     assert (refusal.status, json.loads(refusal.body)["transaction_id"]) == (409, first.id)
     assert statuses(ledger, command(grant(b, 10, reference="r"))) == [201]
