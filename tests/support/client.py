@@ -72,6 +72,14 @@ class Client:
         body = {"amount": amount, **fields}
         return _expect(self.call("POST", f"/wallets/{wallet_id}/grants", body, key=unique("key")), 201)
 
+    def post(self, path: str, body: dict[str, Any] | None = None, status: int = 201, *, key: str | None = None) -> dict[str, Any]:
+        """What a money verb answers; the test fails when that is not `status`."""
+        return _expect(self.call("POST", path, body or {}, key=key or unique("key")), status)
+
+    def refused(self, path: str, body: dict[str, Any], status: int, code: str) -> dict[str, Any]:
+        """The problem that a money verb is refused with."""
+        return assert_problem(self.call("POST", path, body, key=unique("key")), status, code)
+
     def transfer(self, destination: Any, amount: int, *, key: str | None = None, **fields: Any) -> requests.Response:
         body = {"destination": destination, "amount": amount, **fields}
         return self.call("POST", "/transfers", body, key=key or unique("key"))

@@ -429,7 +429,7 @@ class Book:
         if is_new:
             lot = _new_lot(draft, created_at)
         if lot is not None and destination is not None:
-            _add_lot(destination, lot)
+            allocations = _add_lot(destination, lot)
         _assert_sound(entries, source)
         transaction = Transaction(
             id=new_id("tx"),
@@ -539,11 +539,12 @@ def _in_lots(wallet: Wallet) -> int:
     return sum(lot.remaining for lot in wallet.lots if not lot.pending)
 
 
-def _add_lot(wallet: Wallet, lot: Lot) -> None:
-    """Lots never hold more than is settled: of a grant to an overdrawn wallet the debt takes its part first."""
+def _add_lot(wallet: Wallet, lot: Lot) -> tuple[tuple[str, int], ...]:
+    """Lots never hold more than is settled: of a grant to an overdrawn wallet, the debt takes its part first; that part."""
     remaining = min(lot.remaining, max(0, wallet.settled) - _in_lots(wallet))
     if remaining > 0:
         wallet.lots = _ranked((*wallet.lots, replace(lot, remaining=remaining)))
+    return ((lot.grant_id, lot.remaining - remaining),) if remaining < lot.remaining else ()
 
 
 def _spend(wallet: Wallet, amount: int, payers: list[Lot | None]) -> tuple[tuple[str, int], ...]:

@@ -159,8 +159,21 @@ class ReversalItem(ReversalBody, _Item):
     transaction_id: Id
 
 
+def _item_tag(value: Any) -> str | None:
+    op = value.get("op") if isinstance(value, dict) else getattr(value, "op", None)
+    return f"<{op}>"
+
+
 Item = Annotated[
-    GrantItem | DebitItem | TransferItem | HoldItem | CaptureItem | ReleaseItem | AdjustItem | ReversalItem, Field(discriminator="op")
+    Annotated[GrantItem, Tag("<grant>")]
+    | Annotated[DebitItem, Tag("<debit>")]
+    | Annotated[TransferItem, Tag("<transfer>")]
+    | Annotated[HoldItem, Tag("<hold>")]
+    | Annotated[CaptureItem, Tag("<capture>")]
+    | Annotated[ReleaseItem, Tag("<release>")]
+    | Annotated[AdjustItem, Tag("<adjust>")]
+    | Annotated[ReversalItem, Tag("<reversal>")],
+    Discriminator(_item_tag, custom_error_type="unknown_op", custom_error_message="op is none of the verbs of a batch"),
 ]
 
 

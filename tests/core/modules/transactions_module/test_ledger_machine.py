@@ -186,10 +186,10 @@ class LedgerMachine(RuleBasedStateMachine):
         used = dict.fromkeys(granted, 0)
         for posted in self.store.transactions:
             assert sum(part for _, part in posted.allocations) <= posted.amount
-            assert posted.type != GRANT or posted.allocations == ()
             for grant_id, part in posted.allocations:
                 assert part > 0
-                assert granted[grant_id].destination == posted.source, "a grant pays for its own wallet only"
+                payer = posted.destination if posted.type == GRANT else posted.source
+                assert granted[grant_id].destination == payer, "a grant pays for its own wallet only, and there for its debt"
                 used[grant_id] += part
         left = {lot.grant_id: lot.remaining for own in self.store.wallets.values() for lot in own.lots}
         assert set(left) <= set(granted)
@@ -201,8 +201,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def lots_are_in_their_order_and_never_more_than_there_is(self) -> None:
         for own in self.store.wallets.values():
             assert list(own.lots) == sorted(own.lots, key=lambda lot: lot.rank)
-            if own.credit_limit == 0:
-                assert sum(lot.remaining for lot in own.lots) <= own.settled
+            assert sum(lot.remaining for lot in own.lots) <= max(0, own.settled)
 
     @invariant()
     def what_a_debit_took_was_there(self) -> None:
