@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,12 +56,12 @@ class Call:
 
 @dataclass(slots=True)
 class Answer:
-    """What a handler returns: a JSON-able body (None: no content), or ready-made `content` of `content_type`."""
+    """What a handler returns: a JSON-able body (None: no content), or ready-made `content` of `content_type`, perhaps in pieces."""
 
     body: Any = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
-    content: bytes | str | None = None
+    content: bytes | str | Iterator[str] | None = None
     content_type: str = ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _CLAIM_LIFE = timedelta(days=7)
 _DUPLICATE_RETRIES = 3
 _SEQ_DIGITS = 12
+_STATEMENT_PAGE = 1000
 
 
 class LedgerRepository:
@@ -156,6 +157,17 @@ class LedgerRepository:
         upper = entry_id(wallet_id, before_seq) if before_seq is not None else f"{wallet_id};"
         query = {"_id": {"$gt": f"{wallet_id}:", "$lt": upper}, **filters}
         return self._database.find_many("entries", query, sort=(("_id", -1),), limit=limit)
+
+    def statement(self, wallet_id: str, filters: Mapping[str, Any], last_seq: int) -> Iterator[dict[str, Any]]:
+        """A wallet's entries up to `last_seq`, oldest first; one round trip for a thousand."""
+        lower, upper = f"{wallet_id}:", entry_id(wallet_id, last_seq)
+        while True:
+            query = {"_id": {"$gt": lower, "$lte": upper}, **filters}
+            rows = self._database.find_many("entries", query, sort=(("_id", 1),), limit=_STATEMENT_PAGE)
+            yield from rows
+            if len(rows) < _STATEMENT_PAGE:
+                return
+            lower = rows[-1]["_id"]
 
     def entry_at(self, wallet_id: str, seq: int) -> dict[str, Any] | None:
         return self._database.find_one("entries", {"_id": entry_id(wallet_id, seq)})

@@ -23,6 +23,7 @@ from core.modules.transactions_module.schemas import (
     TransferBody,
 )
 from core.modules.transactions_module.service import TransactionService
+from core.modules.transactions_module.statements import CSV, NDJSON, as_csv, as_ndjson
 from core.web.models import Body, PageQuery
 from core.web.routing import EVERYONE, ISSUERS, WRITERS, Answer, Call, Route
 from tools.error_handling.errors import StoredProblem
@@ -40,7 +41,11 @@ def transaction_routes(service: TransactionService) -> tuple[Route, ...]:
         return Answer(service.balance(call.caller, call.params["id"], call.query.at))
 
     def history(call: Call) -> Answer:
-        return Answer(service.history(call.caller, call.params["id"], call.query))
+        if call.query.format == "json":
+            return Answer(service.history(call.caller, call.params["id"], call.query))
+        rows = service.statement(call.caller, call.params["id"], call.query)
+        lines, content_type = (as_csv(rows), CSV) if call.query.format == "csv" else (as_ndjson(rows), NDJSON)
+        return Answer(content=lines, content_type=content_type)
 
     def grants(call: Call) -> Answer:
         return Answer(service.grants(call.caller, call.params["id"], call.query))

@@ -201,8 +201,9 @@ class BalanceQuery(Query):
 
 
 class HistoryQuery(PageQuery):
-    """`from` and `to` bound the time (from included, to excluded)."""
+    """`from` and `to` bound the time (from included, to excluded). `format`: a page, or all rows as a statement."""
 
+    format: Literal["json", "ndjson", "csv"] = "json"
     type: Literal["grant", "debit", "transfer", "capture", "reversal", "expiry"] | None = None
     from_: Moment | None = Field(default=None, alias="from")
     to: Moment | None = None

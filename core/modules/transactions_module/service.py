@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -242,11 +242,17 @@ class TransactionService:
     def history(self, principal: Principal, wallet_id: str, query: HistoryQuery) -> dict[str, Any]:
         """`{data, next_cursor}`: a wallet's entries, newest first."""
         wallet = self._wallets.get(principal, wallet_id)
-        shown = query.model_dump(mode="json", exclude={"cursor", "limit"})
+        shown = query.model_dump(mode="json", exclude={"cursor", "limit", "format"})
         binding = f"history:{principal.user_id}:{wallet['_id']}:{json.dumps(shown, sort_keys=True)}"
         before = self._pager.position(query.cursor, binding)
         found = self._repository.history(wallet["_id"], _history_filters(query), before, query.limit + 1)
         return self._pager.page([history_view(entry) for entry in found], query.limit, binding, "seq")
+
+    def statement(self, principal: Principal, wallet_id: str, query: HistoryQuery) -> Iterator[dict[str, Any]]:
+        """All of a wallet's entries that fit `query`, oldest first, read page by page while they are taken."""
+        wallet = self._wallets.get(principal, wallet_id)
+        rows = self._repository.statement(wallet["_id"], _history_filters(query), wallet["seq"])
+        return (history_view(entry) for entry in rows)
 
     def grants(self, principal: Principal, wallet_id: str, query: PageQuery) -> dict[str, Any]:
         """`{data, next_cursor}`: a wallet's grants, newest first, with what is left of each."""
