@@ -21,6 +21,7 @@ from tests.support.ledger import assert_sound
 
 JSON_TYPE = {"Content-Type": "application/json"}
 AMOUNT, TEXT, NUMBER, DESTINATION, METADATA = "amount", "text", "number", "destination", "metadata"
+MAYBE_AMOUNT, MAYBE_METADATA, LIMIT, MAYBE_LIMIT, TIME, FLAG, ITEMS = "amount?", "metadata?", "limit", "limit?", "time", "flag", "items"
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,65 @@ ROUTES = (
     BodyRoute(
         "POST",
         "/wallets/{id}/grants",
-        {"amount": 1, "category": "paid", "priority": 50, "reason": "r", "reference": "bad-input", "metadata": {"k": "v"}},
-        {**_MONEY_KINDS, "category": TEXT, "priority": NUMBER, "reason": TEXT},
+        {
+            **{"amount": 1, "category": "paid", "priority": 50, "reason": "r", "reference": "bad-input", "metadata": {"k": "v"}},
+            **{"effective_at": "2040-01-01T00:00:00Z", "expires_at": "2041-01-01T00:00:00Z"},
+        },
+        {**_MONEY_KINDS, "category": TEXT, "priority": NUMBER, "reason": TEXT, "effective_at": TIME, "expires_at": TIME},
         as_admin=True,
-        optional=_REASON,
+        optional=_REASON | {"effective_at", "expires_at"},
+    ),
+    BodyRoute("POST", "/wallets/{id}/grants/{gid}/void", {}, {}, as_admin=True),
+    BodyRoute(
+        "POST",
+        "/wallets/{id}/holds",
+        {"amount": 1, "expires_in": 60, "reason": "r"},
+        {"amount": AMOUNT, "expires_in": AMOUNT, "reason": TEXT},
+        optional=frozenset({"reason"}),
+    ),
+    BodyRoute(
+        "POST",
+        "/holds/{id}/capture",
+        {"amount": 1, "final": False, "destination": "w_x"},
+        {"amount": MAYBE_AMOUNT, "final": FLAG, "destination": TEXT},
+        optional=frozenset({"amount", "final", "destination"}),
+    ),
+    BodyRoute("POST", "/holds/{id}/release", {}, {}),
+    BodyRoute(
+        "POST",
+        "/holds/{id}/adjust",
+        {"amount": 1, "expires_in": 60},
+        {"amount": MAYBE_AMOUNT, "expires_in": MAYBE_AMOUNT},
+        optional=frozenset({"amount", "expires_in"}),
+    ),
+    BodyRoute(
+        "POST",
+        "/transactions/{id}/reversals",
+        {"amount": 1, "reason": "r"},
+        {"amount": MAYBE_AMOUNT, "reason": TEXT},
+        optional=frozenset({"amount", "reason"}),
+    ),
+    BodyRoute(
+        "POST",
+        "/batches",
+        {"atomic": True, "items": [{"op": "debit", "wallet_id": "w_x", "amount": 1}]},
+        {"atomic": FLAG, "items": ITEMS},
+    ),
+    BodyRoute(
+        "POST",
+        "/wallets",
+        {"asset": "BAD_INPUT", "owner_id": "u_x", "credit_limit": 1, "metadata": {"k": "v"}},
+        {"asset": TEXT, "owner_id": TEXT, "credit_limit": LIMIT, "metadata": METADATA},
+        as_admin=True,
+        optional=frozenset({"owner_id", "asset", "credit_limit", "metadata"}),
+    ),
+    BodyRoute(
+        "PATCH",
+        "/wallets/{id}",
+        {"status": "active", "credit_limit": 1, "metadata": {"k": "v"}},
+        {"status": TEXT, "credit_limit": MAYBE_LIMIT, "metadata": MAYBE_METADATA},
+        as_admin=True,
+        optional=frozenset({"status", "credit_limit", "metadata"}),
     ),
     BodyRoute(
         "POST",
@@ -94,7 +150,7 @@ ROUTES = (
         optional=frozenset({"memo", "reference"}),
     ),
 )
-MONEY_ROUTES = tuple(route for route in ROUTES if "amount" in route.body)
+MONEY_ROUTES = tuple(route for route in ROUTES if "amount" in route.body and "amount" not in route.optional)
 
 
 @dataclass
@@ -108,14 +164,16 @@ class World:
 
     def send(self, route: BodyRoute, raw: bytes | Iterator[bytes], **options: Any) -> requests.Response:
         client = self.admin if route.as_admin else self.owner
-        path = route.path.replace("{id}", self.owner.user["id"] if route.path.startswith("/users") else self.wallet_id)
+        path = route.path.replace("{gid}", "g_x").replace(
+            "{id}", self.owner.user["id"] if route.path.startswith("/users") else self.wallet_id
+        )
         headers = {**JSON_TYPE, **options.pop("headers", {})}
         headers = {"Idempotency-Key": unique("key"), **headers}
         return client.call(route.method, path + options.pop("query", ""), data=raw, headers=headers, **options)
 
     def state(self) -> dict[str, Any]:
         """Everything that a request could have moved or made."""
-        names = ("users", "wallets", "transactions", "entries", "grants", "audit_logs", "idempotency")
+        names = ("users", "wallets", "transactions", "entries", "grants", "holds", "audit_logs", "idempotency")
         counts = {name: self.database[name].estimated_document_count() for name in names}
         user = self.database["users"].find_one({"_id": self.owner.user["id"]})
         return {**counts, "user": user, "wallet": self.database["wallets"].find_one({"_id": self.wallet_id})}
@@ -362,6 +420,26 @@ WRONG = {
     AMOUNT: [v for v in WRONG_AMOUNT if v != "101"],
     METADATA: WRONG_METADATA,
     DESTINATION: WRONG_DESTINATION,
+    MAYBE_AMOUNT: [v for v in WRONG_AMOUNT if v not in ("101", "null")],
+    LIMIT: [v for v in WRONG_AMOUNT if v not in ("101", "0", "-0")],
+    MAYBE_LIMIT: [v for v in WRONG_AMOUNT if v not in ("101", "0", "-0", "null")],
+    MAYBE_METADATA: [v for v in WRONG_METADATA if v != "null"],
+    TIME: [*OPERATORS, "1", "1.5", "true", "[]", "{}", '""', '"yesterday"', '"2026-01-01"', '"2026-01-01T00:00:00"', "NaN", "9" * 5000],
+    FLAG: [*OPERATORS, "1", "0", "null", "[]", "{}", '""', '"true"', "NaN"],
+    ITEMS: [
+        *OPERATORS,
+        "1",
+        "null",
+        "[]",
+        "{}",
+        '"x"',
+        "[1]",
+        "[{}]",
+        "[[]]",
+        '[{"op": "mint", "amount": 1}]',
+        '[{"op": {"$gt": ""}}]',
+        "NaN",
+    ],
 }
 FIELDS = [(route, name) for route in ROUTES for name in route.body]
 
@@ -411,6 +489,7 @@ LISTS = (
     ("/wallets", False),
     ("/wallets/me/transactions", False),
     ("/wallets/me/grants", False),
+    ("/holds", False),
     ("/auth/sessions", False),
     ("/users", True),
 )
