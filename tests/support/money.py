@@ -41,7 +41,7 @@ def command(wish: Draft | Operation, actor: Actor = ADMIN, key: str | None = Non
     """A command with `key`, or with one that nobody else has; its fingerprint is that of what is wished for."""
     operation = Post(wish) if isinstance(wish, Draft) else wish
     if dry_run:
-        return Command((operation,), actor, None, "req-1")
+        return Command((operation,), actor, None, "req-1", dry_run=True)
     kind = wish.type if isinstance(wish, Draft) else operation.name
     request = {name: value for name, value in asdict(wish).items() if name != "terms"}  # type: ignore[call-overload]
     return Command((operation,), actor, _claim(actor, kind, key, request), "req-1")
@@ -52,7 +52,7 @@ def batch(*wishes: Draft | Operation, atomic: bool, actor: Actor = ADMIN, key: s
     operations = tuple(Post(wish) if isinstance(wish, Draft) else wish for wish in wishes)
     request = {"items": [asdict(operation) for operation in operations], "atomic": atomic}  # type: ignore[call-overload]
     claim = None if dry_run else _claim(actor, "batch", key, request)
-    return Command(operations, actor, claim, "req-1", Batch(atomic, (None,) * len(operations)))
+    return Command(operations, actor, claim, "req-1", Batch(atomic, (None,) * len(operations)), dry_run=dry_run)
 
 
 def _claim(actor: Actor, kind: str, key: str | None, request: dict[str, Any]) -> Claim:

@@ -45,13 +45,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One request that moves money: one operation, or those of a batch. Without a claim it is a dry run."""
+    """One request that moves money: one operation, or those of a batch. Only our own work has no claim, and dry runs."""
 
     operations: tuple[Operation, ...]
     actor: Actor
     claim: Claim | None
     request_id: str
     batch: Batch | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +168,10 @@ class _Decision:
         )
 
     def _one(self, command: Command) -> Verdict:
-        if command.claim is None:
+        if command.dry_run:
             return self._try_out(command)
+        if command.claim is None:
+            return self._carry_out(command, self._book)
         known = self._answers.get(command.claim.id)
         if known is not None:
             if known.fingerprint != command.claim.fingerprint:
@@ -237,11 +240,12 @@ class _Decision:
         author = (command, operation)
         if result.transaction is not None:
             self._authors[result.transaction.id] = author
-        else:
-            target = result.hold.id if result.hold is not None else ""
-            if result.grant is not None:
-                target = result.grant.lot.grant_id
-                self._authors[target] = author
+            return result
+        target = result.hold.id if result.hold is not None else None
+        if result.grant is not None:
+            target = result.grant.lot.grant_id
+            self._authors[target] = author
+        if target is not None:
             self._events.append(Event(f"ledger.{operation.name}", target, command.actor.user_id, command.request_id))
         return result
 

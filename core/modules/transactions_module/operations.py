@@ -305,6 +305,25 @@ class VoidGrant:
         return Result(False, transaction, grant=replace(grant, ended=VOIDED))
 
 
+@dataclass(frozen=True, slots=True)
+class Tidy:
+    """Write down what the clock has done to wallets that nobody has touched since."""
+
+    name: ClassVar[str] = "tidy"
+    wallet_ids: tuple[str, ...]
+    reference_scope: ClassVar[None] = None
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(wallets=self.wallet_ids)
+
+    def carry_out(self, book: Book, actor: Actor) -> Result:
+        for wallet_id in self.wallet_ids:
+            if wallet_id in book.wallets:
+                book.wallet(wallet_id, "source")
+        return Result(False)
+
+
 def _movable(book: Book, wallet_id: str, actor: Actor) -> Wallet:
     """An active wallet that `actor` may take from; to others there is none."""
     known = book.wallets.get(wallet_id)

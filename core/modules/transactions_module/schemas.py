@@ -220,6 +220,8 @@ class HistoryQuery(PageQuery):
 def single_view(result: Result, visible: set[str], now: datetime) -> dict[str, Any]:
     """What one verb answers: a transaction or a hold as it is, or what there is of both and of a grant by name."""
     views = result_view(result, visible, now)
+    if not views:
+        return {}
     if len(views) == 1 and result.grant is None:
         return next(iter(views.values()))
     return {"grant": views["grant"], "transaction": views.get("transaction")} if result.grant is not None else views

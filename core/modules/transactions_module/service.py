@@ -201,7 +201,7 @@ class TransactionService:
             # Of what the client sent, not of what we made of it: a retry must match even if a name resolves anew.
             request = {"params": dict(call.params), "body": call.body.model_dump(mode="json", exclude_unset=True)}
             claim = Claim.of(principal.user_id, call.route, call.idempotency_key, request)
-        return self._engine.submit(Command(operations, actor, claim, call.request_id, batch))
+        return self._engine.submit(Command(operations, actor, claim, call.request_id, batch, dry_run=claim is None))
 
     # Reads
 
