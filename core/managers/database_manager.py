@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import pymongo
@@ -150,17 +150,12 @@ class DatabaseManager(Manager):
         """Delete all documents that `query` names, as the admin role, with one audit entry."""
         return self._delete("delete_many", collection, query)
 
-    def get_cached_query(self, query_key: str, query_func: Callable[[], Any], ttl: int = _CACHE_SECONDS) -> Any:
-        """The result of `query_func` (JSON-able), kept in Redis under `query_key` for `ttl` seconds; asked anew while Redis is away."""
-        redis = self.app_manager.redis_manager
-        cached = None
-        with suppress(Unavailable):
-            cached = redis.get(query_key)
-        if cached is None:
-            cached = query_func()
-            with suppress(Unavailable):
-                redis.set(query_key, cached, ttl=ttl)
-        return cached
+    def get_cached_query(self, query_key: str, query_func: Callable[[], Any], ttl: int = _CACHE_SECONDS, tags: Sequence[str] = ()) -> Any:
+        """The result of `query_func` (JSON-able), kept in Redis under `query_key` for `ttl` seconds; asked anew while Redis is away.
+
+        `tags`: what it was made of; RedisManager.invalidate_tags forgets it.
+        """
+        return self.app_manager.redis_manager.cached(query_key, query_func, ttl, tags)
 
     # Below the operations
 

@@ -11,6 +11,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -108,6 +109,28 @@ class RedisManager(Manager):
             return json.loads(self._fernet.decrypt(token))
         except InvalidToken:
             return None
+
+    def cached(self, key: str, load: Callable[[], Any], ttl: int, tags: Sequence[str] = ()) -> Any:
+        """The value under `key`, or what `load` returns (JSON-able), kept for `ttl` seconds or until one of `tags` is invalidated.
+
+        While Redis is away, `load` is called each time.
+        """
+        try:
+            # A tag's version is part of the name: what was loaded before an invalidation is never found after it.
+            versions = self.guard(lambda: self._client.mget([f"tag:{tag}" for tag in tags])) if tags else []
+            name = ":".join(["cache", key, *((version or b"0").decode() for version in versions)])
+            value = self.get(name)
+        except Unavailable:
+            return load()
+        if value is None:
+            value = load()
+            with suppress(Unavailable):
+                self.set(name, value, ttl)
+        return value
+
+    def invalidate_tags(self, *tags: str) -> None:
+        """Forget every cached value that was made of one of `tags`."""
+        self.run_script(_INVALIDATE, [f"tag:{tag}" for tag in tags], [])
 
     def read_flag(self, key: str) -> bytes | None:
         """A value that scripts keep in plain (a flag or a counter), or None."""
@@ -222,6 +245,8 @@ redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 if redis.call('TTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
 """
+
+_INVALIDATE = "for _, key in ipairs(KEYS) do redis.call('INCR', key) end"
 
 _REMOVE_MEMBER = "for _, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[1]) end"
 
