@@ -221,11 +221,14 @@ class WebSocketManager(Manager):
             custom_log("a socket's leases are left to expire", level="WARNING")
 
     def _end_sessions(self, session_ids: list[str]) -> None:
-        """A session was revoked, here or in another worker: tell its sockets why, then close them."""
-        for session_id in session_ids:
-            self.socketio.emit("session_revoked", {"reason": "session-revoked"}, to=f"{_SESSION_ROOM}{session_id}")
-            for sid in self.app_manager.redis_manager.members(f"sockets:{session_id}"):
-                self.socketio.server.disconnect(sid)
+        """Sessions were revoked, here or in another worker: tell their sockets why, then close them."""
+        keys = [f"sockets:{session_id}" for session_id in session_ids]
+        sids = self.app_manager.redis_manager.run_script(_MEMBERS_OF_ALL, keys, []) if keys else []
+        if not sids:
+            return
+        self.socketio.emit("session_revoked", {"reason": "session-revoked"}, to=[f"{_SESSION_ROOM}{each}" for each in session_ids])
+        for sid in sids:
+            self.socketio.server.disconnect(sid.decode())
 
     def _keep(self) -> None:
         """Look after this worker's sockets for as long as it runs."""
@@ -437,6 +440,15 @@ end
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return size
+"""
+
+_MEMBERS_OF_ALL = """
+local now = tonumber(redis.call('TIME')[1])
+local found = {}
+for _, key in ipairs(KEYS) do
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. now, '+inf')) do found[#found + 1] = member end
+end
+return found
 """
 
 # Renew many leases in one round trip. ARGV: lease, then one member for each key.
