@@ -9,6 +9,8 @@ from enum import Enum
 
 ACCESS, REFRESH = "access", "refresh"
 IDENTIFIER_TYPES = ("ip", "user", "api_key")
+# The service that knows the API keys (a KeyVerifier), registered by whoever keeps the users.
+API_KEYS = "api_keys"
 
 
 class Kind(Enum):

@@ -132,7 +132,7 @@ class JWTManager(Manager):
         """Ask the record, and leave a flag for the next requests. Works while Redis is away."""
         active = session_id in self.active_sessions([session_id])
         if active:
-            self._leave_flag(session_id)
+            self.leave_flag(session_id)
         return active
 
     def is_session_revoked(self, session_id: str) -> bool:
@@ -159,12 +159,17 @@ class JWTManager(Manager):
         """End several sessions; every one of their tokens fails from now on."""
         query = {"_id": {"$in": list(session_ids)}, "revoked_at": None}
         self.app_manager.database_manager.update_many("user_sessions", query, {"$set": {"revoked_at": utc_now()}})
-        if session_ids:
-            try:
-                self._announce(session_ids)
-            except Unavailable:
-                # Revoked they are: the record says so, and it is asked while Redis is away.
-                threading.Thread(target=self._announce_later, args=(list(session_ids),), daemon=True).start()
+        self.announce_ended(session_ids)
+
+    def announce_ended(self, session_ids: Sequence[str]) -> None:
+        """Say everywhere that these sessions (or API keys, by their flags) have ended; the record says so already."""
+        if not session_ids:
+            return
+        try:
+            self._announce(session_ids)
+        except Unavailable:
+            # Ended they are: the record is asked while Redis is away.
+            threading.Thread(target=self._announce_later, args=(list(session_ids),), daemon=True).start()
 
     def _announce(self, session_ids: Sequence[str]) -> None:
         """Say in Redis, and to who else wants to know, that these sessions have ended."""
@@ -181,7 +186,8 @@ class JWTManager(Manager):
                 self._announce(session_ids)
                 return
 
-    def _leave_flag(self, session_id: str) -> None:
+    def leave_flag(self, session_id: str) -> None:
+        """Let the next requests know, for a while, that the session (or API key) was found alive in the record."""
         try:
             # Only where there is none: a revocation that came in between must not be overwritten.
             self.app_manager.redis_manager.run_script(_FLAG_ACTIVE, [self.session_key(session_id)], [_FLAG_SECONDS])

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from core import metrics
 from core.contracts import IDENTIFIER_TYPES, Identifier
-from core.web.routing import ADMINS, PUBLIC, Answer, Call, Route
+from core.web.routing import ADMIN_SCOPE, ADMINS, PUBLIC, Answer, Call, Route
 from tools.error_handling.errors import NotFound
 from utils.clock import rfc3339, utc_now
 
@@ -28,11 +28,11 @@ class SystemRoutes:
             Route("GET", "/health/live", self.live, PUBLIC, "Whether this process runs", unlimited=True),
             Route("GET", "/health/ready", self.ready, PUBLIC, "Whether requests can be served", unlimited=True),
             Route("GET", "/metrics", self.metrics, PUBLIC, "Prometheus metrics", unlimited=True),
-            Route("GET", "/modules/status", self.modules, ADMINS, "Status of all modules"),
-            Route("GET", "/modules/{name}/health", self.module, ADMINS, "Health of one module"),
-            Route("GET", "/rate-limits/{type}/{id}", self.limits, ADMINS, "Rate limit status of an identifier"),
-            Route("DELETE", "/rate-limits/{type}/{id}", self.clear, ADMINS, "Reset an identifier's counters"),
-            Route("DELETE", "/bans/{type}/{id}", self.unban, ADMINS, "Lift an identifier's ban"),
+            Route("GET", "/modules/status", self.modules, ADMINS, "Status of all modules", scope=ADMIN_SCOPE),
+            Route("GET", "/modules/{name}/health", self.module, ADMINS, "Health of one module", scope=ADMIN_SCOPE),
+            Route("GET", "/rate-limits/{type}/{id}", self.limits, ADMINS, "Rate limit status of an identifier", scope=ADMIN_SCOPE),
+            Route("DELETE", "/rate-limits/{type}/{id}", self.clear, ADMINS, "Reset an identifier's counters", scope=ADMIN_SCOPE),
+            Route("DELETE", "/bans/{type}/{id}", self.unban, ADMINS, "Lift an identifier's ban", scope=ADMIN_SCOPE),
         ]
 
     def health(self, call: Call) -> Answer:

@@ -12,13 +12,14 @@ _SENSITIVE_NAME = re.compile(r"password|passwd|secret|token|authorization|cookie
 _SENSITIVE_TEXT = re.compile(
     r"eyJ[\w-]{8,1024}(?:\.[\w-]*){1,2}"  # JSON Web Tokens; bounded, or a long text of many starts takes for ever
     r"|\$argon2\w*\$[\w$=,+/.-]+"  # password hashes
+    r"|ck_[0-9a-f]{24}_\w{8,64}"  # API keys
     r"|gAAAA[\w-]{20,}={0,2}"  # Fernet tokens
     r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
     r"|(?<=://)[^\s/]{1,1024}(?=@)"  # credentials in a URL
     r"|[\w.!#$%&'*+?^`{|}~-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+"
 )
 # Looking for these first is much cheaper than running the expression over every line.
-_HINTS = ("eyj", "gaaaa", "$argon2", "@", "bearer", "basic")
+_HINTS = ("eyj", "gaaaa", "ck_", "$argon2", "@", "bearer", "basic")
 
 
 def may_be_sensitive(text: str) -> bool:

@@ -13,6 +13,7 @@ from core.web.models import PageQuery
 from core.web.routing import EVERYONE, ISSUERS, WRITERS, Answer, Call, Route
 from tools.error_handling.errors import StoredProblem
 
+_READ, _MONEY = "wallets:read", "money"
 REPLAYED = {"Idempotency-Replayed": "true"}
 
 
@@ -34,15 +35,15 @@ def transaction_routes(service: TransactionService) -> tuple[Route, ...]:
     def transaction(call: Call) -> Answer:
         return Answer(service.transaction(call.caller, call.params["id"]))
 
-    verbs = {"query": MoneyQuery, "limit": "money", "idempotent": True}
+    verbs = {"query": MoneyQuery, "limit": "money", "scope": _MONEY, "idempotent": True}
     return (
-        Route("GET", "/wallets/{id}/balance", balance, EVERYONE, "A wallet's balance, now or at a time", query=BalanceQuery),
-        Route("GET", "/wallets/{id}/transactions", history, EVERYONE, "A wallet's history", query=HistoryQuery),
-        Route("GET", "/wallets/{id}/grants", grants, EVERYONE, "A wallet's grants and what is left of them", query=PageQuery),
+        Route("GET", "/wallets/{id}/balance", balance, EVERYONE, "A wallet's balance, now or at a time", query=BalanceQuery, scope=_READ),
+        Route("GET", "/wallets/{id}/transactions", history, EVERYONE, "A wallet's history", query=HistoryQuery, scope=_READ),
+        Route("GET", "/wallets/{id}/grants", grants, EVERYONE, "A wallet's grants and what is left of them", query=PageQuery, scope=_READ),
         Route("POST", "/wallets/{id}/grants", money(service.grant), ISSUERS, "Grant credits", GrantBody, **verbs),  # type: ignore[arg-type]
         Route("POST", "/wallets/{id}/debits", money(service.debit), WRITERS, "Spend credits", DebitBody, **verbs),  # type: ignore[arg-type]
         Route("POST", "/transfers", money(service.transfer), WRITERS, "Move credits to another wallet", TransferBody, **verbs),  # type: ignore[arg-type]
-        Route("GET", "/transactions/{id}", transaction, EVERYONE, "A transaction"),
+        Route("GET", "/transactions/{id}", transaction, EVERYONE, "A transaction", scope=_READ),
     )
 
 

@@ -204,7 +204,7 @@ def test_a_session_is_active_until_it_is_revoked_for_ever(managers: Managers, to
 def test_asking_does_not_bring_a_revoked_session_back(managers: Managers, tokens: JWTManager) -> None:
     session_id = new_session(managers)
     tokens.revoke_session(session_id)
-    tokens._leave_flag(session_id)
+    tokens.leave_flag(session_id)
     assert flag_of(managers, session_id) == b"0"
 
 

@@ -62,9 +62,13 @@ class Sessions:
         return answer
 
     def open(self, call: Call, user: dict[str, Any], session: ClientSession) -> tuple[dict[str, Any], str | None]:
-        """A new session for `user` on the client of `call`, in the transaction of `session`."""
+        """A new session for `user` on the client of `call`: the token answer, and the value of a fingerprint cookie to set."""
         cookie = secrets.token_urlsafe(32) if call.wants_cookie and not call.fingerprint else None
         fingerprint = fingerprint_of(cookie) if cookie is not None else call.fingerprint
+        return _token_answer(user, self.start(user, call.user_agent, fingerprint, session)), cookie
+
+    def start(self, user: dict[str, Any], user_agent: str, fingerprint: str, session: ClientSession) -> TokenPair:
+        """A new session for `user` with its tokens, in the transaction of `session`."""
         pair = self._jwt.generate_pair(user["_id"], user["role"], new_id("s"), fingerprint)
         now = utc_now()
         self._repository.insert_session(
@@ -72,7 +76,7 @@ class Sessions:
                 "_id": pair.session_id,
                 "user_id": user["_id"],
                 "refresh_jti": pair.refresh_jti,
-                "user_agent": call.user_agent or None,
+                "user_agent": user_agent or None,
                 "created_at": now,
                 "last_used_at": now,
                 "expires_at": now + self._refresh_life,
@@ -80,20 +84,60 @@ class Sessions:
             },
             session,
         )
-        return _token_answer(user, pair), cookie
+        return pair
 
-    def refresh(self, call: Call, refresh_token: str) -> dict[str, Any]:
-        """A new pair for a refresh token, which is spent by it; a token that comes again ends its session."""
-        claims = self._jwt.read_token(refresh_token, REFRESH, fingerprint=call.fingerprint)
+    def open_for(self, user_id: str, user_agent: str, fingerprint: str) -> dict[str, Any]:
+        """A new session for an active user, without a password: the token answer with its `session_id`; NotFound."""
+
+        def work(session: ClientSession) -> dict[str, Any]:
+            user = self._repository.find_user(user_id, session)
+            if user is None or user["status"] != "active":
+                raise errors.user_not_found()
+            # As at a log-in: who suspends the user at this moment conflicts with us.
+            self._repository.update_user(user_id, {"last_login_at": utc_now()}, session)
+            return _with_session_id(user, self.start(user, user_agent, fingerprint, session))
+
+        answer: dict[str, Any] = self._repository.transaction(work)
+        return answer
+
+    def renew(self, session_id: str, fingerprint: str) -> dict[str, Any]:
+        """A new pair for a living session, whose refresh token until now is spent by it; Unauthenticated."""
+        row = self._repository.find_session(session_id, utc_now())
+        user = self._repository.find_user(row["user_id"]) if row is not None else None
+        if row is None or user is None or user["status"] != "active":
+            raise errors.session_ended()
+        pair = self._jwt.generate_pair(user["_id"], user["role"], session_id, fingerprint)
+        if not self._rotate(pair, row["refresh_jti"]):
+            raise errors.session_ended()
+        return _with_session_id(user, pair)
+
+    def session_of(self, token: str) -> str:
+        """The session of an access or a refresh token; Unauthenticated."""
+        try:
+            claims = self._jwt.read_token(token)
+        except Unauthenticated:
+            claims = self._jwt.read_token(token, REFRESH)
+        session_id: str = claims["sid"]
+        return session_id
+
+    def refresh(self, refresh_token: str, fingerprint: str | None) -> dict[str, Any]:
+        """A new pair for a refresh token, which is spent by it; a token that comes again ends its session.
+
+        `fingerprint`: of the client that sends it; None skips the check.
+        """
+        claims = self._jwt.read_token(refresh_token, REFRESH, fingerprint=fingerprint)
         user = self._repository.find_user(claims["sub"])
         if user is None or user["status"] != "active":
             raise errors.session_ended()
         pair = self._jwt.generate_pair(user["_id"], user["role"], claims["sid"], claims["fpt"])
-        now = utc_now()
-        if not self._repository.rotate_refresh(claims["sid"], claims["jti"], pair.refresh_jti, now, now + self._refresh_life):
+        if not self._rotate(pair, claims["jti"]):
             raise self._refusal_of_spent(claims["sid"])
         metrics.AUTH_ATTEMPTS.labels("refresh", "ok").inc()
         return _token_answer(user, pair)
+
+    def _rotate(self, pair: TokenPair, old_jti: str) -> bool:
+        now = utc_now()
+        return self._repository.rotate_refresh(pair.session_id, old_jti, pair.refresh_jti, now, now + self._refresh_life)
 
     def _refusal_of_spent(self, session_id: str) -> Unauthenticated:
         """Why a genuine refresh token was not current: its session ended, or (then it ends now) someone used it before."""
@@ -132,3 +176,7 @@ def _token_answer(user: dict[str, Any], pair: TokenPair) -> dict[str, Any]:
         "token_type": "Bearer",
         "expires_in": pair.expires_in,
     }
+
+
+def _with_session_id(user: dict[str, Any], pair: TokenPair) -> dict[str, Any]:
+    return {"session_id": pair.session_id, **_token_answer(user, pair)}
