@@ -11,7 +11,7 @@ import pytest
 
 from core.managers.app_manager import AppManager
 from core.web.models import Body, Query
-from core.web.routing import EVERYONE, PUBLIC, Route
+from core.web.routing import ADMIN_SCOPE, ADMINS, EVERYONE, PUBLIC, Route
 from tests.support.in_process import booted
 from tools.local_stack import LocalStack
 
@@ -34,6 +34,9 @@ OPEN = {
     "POST /auth/login": "makes the token",
     "POST /auth/refresh": "brings a token of its own",
 }
+# What API keys can be allowed to do; everything else about an account needs a session.
+SCOPES = {"users:read", "wallets:read", "wallets:write", "money", "webhooks", "admin"}
+CREDENTIALS = re.compile(r"^[A-Z]+ /auth/(?!me$)")
 
 
 def name_of(path: Path) -> str:
@@ -66,6 +69,20 @@ def test_there_are_routes_and_flask_has_no_others(application: AppManager, route
 def test_every_route_states_its_roles_and_only_listed_ones_need_no_token(routes: dict[str, Route]) -> None:
     assert all(isinstance(route.roles, frozenset) and route.roles <= EVERYONE for route in routes.values())
     assert {name for name, route in routes.items() if route.roles == PUBLIC} <= set(OPEN)
+
+
+def test_every_route_states_what_an_api_key_needs_for_it_and_none_touches_credentials(routes: dict[str, Route]) -> None:
+    for name, route in routes.items():
+        if route.roles == PUBLIC or CREDENTIALS.match(name):
+            assert route.scope is None, name
+        else:
+            assert route.scope in SCOPES, f"{name}: which scope does an API key need?"
+
+
+def test_what_only_admins_may_needs_the_scope_admin_and_what_moves_credits_the_scope_money(routes: dict[str, Route]) -> None:
+    for name, route in routes.items():
+        assert route.roles != ADMINS or route.scope == ADMIN_SCOPE, name
+        assert not route.idempotent or route.scope == "money", name
 
 
 def test_every_body_refuses_what_it_does_not_know(routes: dict[str, Route]) -> None:

@@ -55,7 +55,7 @@ class Queries:
         # A keyed hash: a query may name people.
         key = f"query:{collection}:{self._redis.pseudonym(asked)}"
         cached: str = self._database.get_cached_query(key, load, ttl, (_tag(collection),))
-        found: list[dict[str, Any]] = json_util.loads(cached, _JSON)
+        found: list[dict[str, Any]] = json_util.loads(cached, json_options=_JSON)
         return found
 
     def invalidate(self, *collections: str) -> None:
@@ -75,4 +75,4 @@ def _tag(collection: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return json_util.dumps(value, _JSON)
+    return json_util.dumps(value, json_options=_JSON)
