@@ -171,9 +171,9 @@ class RedisManager(Manager):
         """Take `member` out of all the sets `keys`, in one round trip."""
         self.run_script(_REMOVE_MEMBER, keys, [member])
 
-    def members(self, key: str) -> list[str]:
-        """The members of `key` whose lease has not ended."""
-        return [member.decode() for member in self.run_script(_MEMBERS, [key], [])]
+    def members(self, *keys: str) -> list[str]:
+        """The members of all the sets `keys` whose lease has not ended, in one round trip."""
+        return [member.decode() for member in self.run_script(_MEMBERS, keys, [])] if keys else []
 
     # Below the values
 
@@ -252,5 +252,9 @@ _REMOVE_MEMBER = "for _, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[1])
 
 _MEMBERS = """
 local now = tonumber(redis.call('TIME')[1])
-return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')
+local found = {}
+for _, key in ipairs(KEYS) do
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. now, '+inf')) do found[#found + 1] = member end
+end
+return found
 """

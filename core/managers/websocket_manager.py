@@ -222,13 +222,12 @@ class WebSocketManager(Manager):
 
     def _end_sessions(self, session_ids: list[str]) -> None:
         """Sessions were revoked, here or in another worker: tell their sockets why, then close them."""
-        keys = [f"sockets:{session_id}" for session_id in session_ids]
-        sids = self.app_manager.redis_manager.run_script(_MEMBERS_OF_ALL, keys, []) if keys else []
+        sids = self.app_manager.redis_manager.members(*(f"sockets:{session_id}" for session_id in session_ids))
         if not sids:
             return
         self.socketio.emit("session_revoked", {"reason": "session-revoked"}, to=[f"{_SESSION_ROOM}{each}" for each in session_ids])
         for sid in sids:
-            self.socketio.server.disconnect(sid.decode())
+            self.socketio.server.disconnect(sid)
 
     def _keep(self) -> None:
         """Look after this worker's sockets for as long as it runs."""
@@ -440,15 +439,6 @@ end
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return size
-"""
-
-_MEMBERS_OF_ALL = """
-local now = tonumber(redis.call('TIME')[1])
-local found = {}
-for _, key in ipairs(KEYS) do
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. now, '+inf')) do found[#found + 1] = member end
-end
-return found
 """
 
 # Renew many leases in one round trip. ARGV: lease, then one member for each key.

@@ -13,6 +13,7 @@ from core.web.paging import Pager
 from core.web.routing import ADMIN, Principal, Route
 from plugins.main_plugin.modules.connection_api.api_keys import ApiKeys
 from plugins.main_plugin.modules.connection_api.key_repository import KeyRepository
+from plugins.main_plugin.modules.connection_api.login_brake import LoginBrake
 from plugins.main_plugin.modules.connection_api.passwords import Passwords
 from plugins.main_plugin.modules.connection_api.queries import QUERY_SECONDS, Queries
 from plugins.main_plugin.modules.connection_api.repository import ConnectionRepository
@@ -48,7 +49,8 @@ class ConnectionAPI(BaseModule):
         self._queries = Queries(database, app_manager.redis_manager)
         self._repository = ConnectionRepository(database)
         passwords = Passwords(config["ARGON2_TIME_COST"], config["ARGON2_MEMORY_KIB"], config["ARGON2_CONCURRENCY"], config["ARGON2_QUEUE"])
-        self.sessions = Sessions(self._repository, passwords, self._jwt, config["JWT_REFRESH_TTL"], pager)
+        brake = LoginBrake(app_manager.redis_manager, app_manager.encryption_manager.derive_key("login-brake"))
+        self.sessions = Sessions(self._repository, passwords, self._jwt, brake, refresh_ttl=config["JWT_REFRESH_TTL"], pager=pager)
         self.api_keys = ApiKeys(KeyRepository(database), self._repository, self._jwt, pager, lambda: _scopes(app_manager))
         self.users = Users(
             self._repository, passwords, self.sessions, self.api_keys, queries=self._queries, hooks=app_manager.hooks_manager, pager=pager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from core.web.models import PageQuery
 from core.web.paging import Pager
 from core.web.routing import Call, Principal
 from plugins.main_plugin.modules.connection_api import errors
+from plugins.main_plugin.modules.connection_api.identities import compared_email, compared_username
+from plugins.main_plugin.modules.connection_api.login_brake import LoginBrake
 from plugins.main_plugin.modules.connection_api.passwords import Passwords
 from plugins.main_plugin.modules.connection_api.repository import ConnectionRepository
 from plugins.main_plugin.modules.connection_api.schemas import session_view, user_view
@@ -30,17 +33,29 @@ if TYPE_CHECKING:
 class Sessions:
     """A session is one log-in on one client; its refresh token is replaced at each use."""
 
-    def __init__(self, repository: ConnectionRepository, passwords: Passwords, jwt: JWTManager, refresh_ttl: int, pager: Pager) -> None:
+    def __init__(
+        self,
+        repository: ConnectionRepository,
+        passwords: Passwords,
+        jwt: JWTManager,
+        brake: LoginBrake,
+        *,
+        refresh_ttl: int,
+        pager: Pager,
+    ) -> None:
         self._repository = repository
         self._passwords = passwords
         self._jwt = jwt
+        self._brake = brake
         self._refresh_life = timedelta(seconds=refresh_ttl)
         self._pager = pager
 
     def log_in(self, call: Call, login: str, password: str) -> tuple[dict[str, Any], str | None]:
         """Check the credentials and open a session: the token answer, and the value of a fingerprint cookie to set."""
-        find = self._repository.find_by_email if "@" in login else self._repository.find_by_username
-        user = find(login)
+        by_email = "@" in login
+        user = self._repository.find_by_email(login) if by_email else self._repository.find_by_username(login)
+        compared = compared_email(login) if by_email else compared_username(login)
+        tries = self._brake.count(compared, user, call.fingerprint, call.remote_address)
         stored = user.get("password_hash") if user is not None and user["status"] == "active" else None
         if not self._passwords.verify(stored, password):
             metrics.AUTH_ATTEMPTS.labels("login", "refused").inc()
@@ -54,17 +69,24 @@ class Sessions:
             current = self._repository.find_user(user["_id"], session)
             if current is None or any(current.get(name) != user[name] for name in ("password_hash", "role", "status")):
                 raise errors.invalid_credentials()
-            self._repository.update_user(user["_id"], {**newer, "last_login_at": utc_now()}, session)
-            return self.open(call, current, session)
+            return self.open(call, current, session, newer)
 
         answer: tuple[dict[str, Any], str | None] = self._repository.transaction(work)
+        self._brake.forgive(tries)
         metrics.AUTH_ATTEMPTS.labels("login", "ok").inc()
         return answer
 
-    def open(self, call: Call, user: dict[str, Any], session: ClientSession) -> tuple[dict[str, Any], str | None]:
-        """A new session for `user` on the client of `call`: the token answer, and the value of a fingerprint cookie to set."""
+    def open(
+        self, call: Call, user: dict[str, Any], session: ClientSession, changes: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], str | None]:
+        """A new session for `user` on the client of `call`, which is familiar from now on; `changes` to the user come along.
+
+        The token answer, and the value of a fingerprint cookie to set.
+        """
         cookie = secrets.token_urlsafe(32) if call.wants_cookie and not call.fingerprint else None
         fingerprint = fingerprint_of(cookie) if cookie is not None else call.fingerprint
+        familiar = self._brake.with_marks(user.get("familiar", ()), fingerprint, call.remote_address)
+        self._repository.update_user(user["_id"], {**(changes or {}), "last_login_at": utc_now(), "familiar": familiar}, session)
         return _token_answer(user, self.start(user, call.user_agent, fingerprint, session)), cookie
 
     def start(self, user: dict[str, Any], user_agent: str, fingerprint: str, session: ClientSession) -> TokenPair:
