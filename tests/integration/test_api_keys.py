@@ -87,13 +87,17 @@ def test_the_list_has_pages_newest_first(alice: Client) -> None:
     assert seen == made[::-1]
 
 
-def test_nobody_sees_or_deletes_the_keys_of_others(alice: Client, bob: Client, admin: Client) -> None:
+def test_nobody_sees_the_keys_of_others_and_only_an_admin_ends_them(alice: Client, bob: Client, admin: Client) -> None:
     key = key_of(alice)
     for other in (bob, admin):
         assert key.user["id"] not in [row["id"] for row in other.get("/auth/api-keys?limit=100")["data"]]
-        for method in ("GET", "DELETE"):
-            assert_problem(other.call(method, key.path), 404, "not-found")
+        assert_problem(other.call("GET", key.path), 404, "not-found")
+    assert_problem(bob.call("DELETE", key.path), 404, "not-found")
     assert_works(key)
+    # As for one that was found in a public place: its id is in its text.
+    assert admin.call("DELETE", key.path).status_code == 204
+    assert_is_dead(key)
+    assert_problem(admin.call("DELETE", "/auth/api-keys/k_unknown"), 404, "not-found")
 
 
 def test_a_user_has_twenty_keys_at_the_most_also_when_they_are_made_at_once(alice: Client) -> None:
