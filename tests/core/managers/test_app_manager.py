@@ -86,6 +86,7 @@ def boot(environment: None, log: list[str], monkeypatch: pytest.MonkeyPatch) -> 
         manager.vault_manager.settings = dict  # type: ignore[method-assign]
         # What the AppManager itself asks of one of them.
         manager.module_manager.all_modules = list  # type: ignore[method-assign,assignment]
+        manager.plugin_manager.prepare = manager.module_manager.prepare = lambda: None  # type: ignore[method-assign]
         return manager
 
     return boot
