@@ -9,6 +9,8 @@ from typing import Any
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
+from core.managers.base import BootError
+
 OTHER = "other"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 _GAUGE_MODES = ("livesum", "livemax", "livemin", "livemostrecent", "mostrecent")
@@ -29,7 +31,10 @@ class LabelledMetric:
 
 
 class PluginMetrics:
-    """Makes the metrics of one plugin: `counter("greetings", ...)` is exposed as `credit_plugin_<key>_greetings_total`."""
+    """Makes the metrics of one plugin: `counter("greetings", ...)` is exposed as `credit_plugin_<key>_greetings_total`.
+
+    Raises BootError for a name that is no name or there already.
+    """
 
     def __init__(self, key: str, at_the_end: Callable[[Callable[[], None]], None]) -> None:
         """`at_the_end` remembers what has to be undone when the plugin ends."""
@@ -43,7 +48,7 @@ class PluginMetrics:
     def gauge(self, name: str, doc: str, mode: str, labels: Labels | None = None) -> Any:
         """A Gauge; `mode` says how the workers' values become one: `livesum`, `livemax`, `livemin`, `mostrecent`, ..."""
         if mode not in _GAUGE_MODES:
-            raise ValueError(f"metric {name}: the mode is one of {', '.join(_GAUGE_MODES)}")
+            raise BootError(f"metric {name}: the mode is one of {', '.join(_GAUGE_MODES)}")
         return self._make(Gauge, name, doc, labels, multiprocess_mode=mode)
 
     def histogram(self, name: str, doc: str, buckets: Sequence[float], labels: Labels | None = None) -> Any:
@@ -52,7 +57,10 @@ class PluginMetrics:
 
     def _make(self, kind: Any, name: str, doc: str, labels: Labels | None, **options: Any) -> Any:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"metric {name!r}: small letters, digits and _ make a name; {self._prefix} is put in front of it")
-        metric = kind(self._prefix + name, doc, tuple(labels or ()), **options)
+            raise BootError(f"metric {name!r}: small letters, digits and _ make a name; {self._prefix} is put in front of it")
+        try:
+            metric = kind(self._prefix + name, doc, tuple(labels or ()), **options)
+        except ValueError as error:
+            raise BootError(f"metric {name}: {error}") from error
         self._at_the_end(partial(REGISTRY.unregister, metric))
         return metric if labels is None else LabelledMetric(metric, labels)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_PATH = re.compile(r"/|(/([A-Za-z0-9._~-]+|{[a-z_][a-z0-9_]*}))+")
+_PATH = re.compile(r"/|(/(?!\.+(?:/|$))([A-Za-z0-9._~-]+|{[a-z_][a-z0-9_]*}))+")
 _VARIABLE = re.compile(r"{\w+}")
 # The methods of the database manager whose first argument is a collection.
 _COLLECTION_METHODS = frozenset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import requests
 from pymongo.database import Database
 
+from plugins import api
 from tests.support.app_server import ROOT, AppServer
 from tests.support.client import Client, assert_problem
 from tests.support.sockets import SocketClient
@@ -109,7 +111,7 @@ def test_its_socket_event_has_a_schema_an_ack_and_an_answer(greeter: AppServer, 
         assert refused["error"]["errors"][0]["field"] == "text"
     finally:
         client.close()
-    assert [row["text"] for row in carol.get(f"{PREFIX}/greetings")["data"]][0] == "from a socket"
+    assert carol.get(f"{PREFIX}/greetings")["data"][0]["text"] == "from a socket"
 
 
 def test_its_metric_counts_by_source_over_the_workers(greeter: AppServer, carol: Client) -> None:
@@ -151,6 +153,14 @@ def test_operators_see_its_setting_and_run_its_command(greeter: AppServer, carol
 
 def test_without_it_nothing_of_it_is_there(server: AppServer) -> None:
     assert_problem(Client(server.url).call("GET", PREFIX), 404, "not-found")
+
+
+def test_of_us_it_imports_the_public_interface_only() -> None:
+    trees = [ast.parse(path.read_text()) for path in EXAMPLE.rglob("*.py")]
+    imports = {node.module for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    ours = {name for name in imports if name.split(".")[0] in ("core", "plugins", "tools", "utils", "tests")}
+    assert ours == {"plugins.api"}
+    assert all(hasattr(api, name) for name in api.__all__)
 
 
 def test_its_own_tests_pass(installed: Path) -> None:

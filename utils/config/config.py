@@ -254,7 +254,9 @@ def load_config(
     the config file may hold although nobody declares them now. Raises ConfigError that names a missing or unusable setting.
     """
     bootstrap = load_bootstrap(environ)
-    _refuse_misplaced(_config_file(environ), {**BY_KEY, **{setting.key: setting for setting in more}}, tuple(left_out))
+    file_values, declared = _config_file(environ), {**BY_KEY, **{setting.key: setting for setting in more}}
+    _refuse_secrets(file_values, declared)
+    _refuse_unknown(file_values, declared, tuple(left_out))
     settings = [setting for setting in (*SETTINGS, *more) if not setting.bootstrap]
     found = _resolve_all(settings, vault or {}, environ, bootstrap["SECRETS_DIR"])
     return Config({**{key: Value(bootstrap[key], bootstrap.origin(key)) for key in bootstrap}, **found}, more)
@@ -328,17 +330,20 @@ def _config_file(environ: Mapping[str, str]) -> dict[str, Any]:
         raise ConfigError(f"CONFIG_FILE: cannot read {path} ({type(error).__name__})") from error
     if "CONFIG_FILE" in values:
         raise ConfigError("CONFIG_FILE: a config file cannot name another one")
+    _refuse_secrets(values, BY_KEY)
     return values
 
 
-def _refuse_misplaced(values: Mapping[str, Any], declared: Mapping[str, Setting], left_out: tuple[str, ...]) -> None:
-    """What a config file must not hold: keys that nobody declares, and secrets."""
-    unknown = sorted(key for key in values if key not in declared and not key.startswith(left_out))
-    if unknown:
-        raise ConfigError(f"CONFIG_FILE: unknown setting {', '.join(unknown)}")
+def _refuse_secrets(values: Mapping[str, Any], declared: Mapping[str, Setting]) -> None:
     secret = sorted(key for key in values if key in declared and declared[key].secret)
     if secret:
         raise ConfigError(f"CONFIG_FILE: {', '.join(secret)} is a secret, and belongs into a file of its own")
+
+
+def _refuse_unknown(values: Mapping[str, Any], declared: Mapping[str, Setting], left_out: tuple[str, ...]) -> None:
+    unknown = sorted(key for key in values if key not in declared and not key.startswith(left_out))
+    if unknown:
+        raise ConfigError(f"CONFIG_FILE: unknown setting {', '.join(unknown)}")
 
 
 def _shown(value: Any) -> str:

@@ -47,7 +47,7 @@ class HelloModule(BaseModule):
         return (
             Route("GET", PREFIX, self._page, PUBLIC, "The greeter's page", html=True),
             Route("GET", f"{PREFIX}/greetings", self._list, EVERYONE, "The caller's greetings", query=PageQuery),
-            Route("POST", f"{PREFIX}/greetings", self._greet, EVERYONE, "Leave a greeting", body=GreetingBody, limit="user"),
+            Route("POST", f"{PREFIX}/greetings", self._greet, EVERYONE, "Leave a greeting", body=GreetingBody),
         )
 
     # Handlers: a Call comes in, an Answer goes out, and errors are raised (plugins.api has them).
