@@ -19,7 +19,7 @@ from utils.ordering import dependency_order
 GROUP = "credit_system.plugins"
 _REGISTRY, _BASE = "plugins.plugin_registry", "plugins.base_plugin"
 _OPTIONAL_MARK = "?"
-_KEY = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_KEY = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _COLLECTION_OPTIONS = {"indexes", "append_only"}
 
 
@@ -140,7 +140,7 @@ def find_plugins(enabled: Sequence[str], *, all_optional: bool = False) -> Plugi
 def _refuse_twins(keys: list[str]) -> None:
     for key in keys:
         if not _KEY.fullmatch(key):
-            raise BootError(f"PLUGINS: {key!r} is no key of a plugin: small letters, digits and _, at most 40")
+            raise BootError(f"PLUGINS: {key!r} is no key of a plugin: small letters, digits and _, at most 32")
         if keys.count(key) > 1:
             raise BootError(f"PLUGINS: {key} is listed twice")
         inside = [other for other in keys if other.startswith(f"{key}_")]

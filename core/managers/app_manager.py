@@ -186,11 +186,11 @@ class AppManager:
             elapsed = (time.perf_counter() - began) * 1000
             custom_log(f"{number:02d}/{total} {manager.name} ready {elapsed:.0f} ms")
             if manager is self.vault_manager:
-                self._load_settings(self._with_plugins)
+                self._load_settings(self._find_plugins)
                 configure_logging(self.config)
         self._mount(app if app is not None else Flask("credit_system", static_folder=None))
 
-    def _with_plugins(self) -> Config:
+    def _find_plugins(self) -> Config:
         """Second pass: which plugins are enabled, then all settings, theirs too."""
         vault = self.vault_manager.settings()
         self.plugins = find_plugins(load_one("PLUGINS", vault, *self._environ))
@@ -199,6 +199,9 @@ class AppManager:
                 check_settings(plugin.plugin_class.SETTINGS, vault, *self._environ)
             except ConfigError as error:
                 plugin.fail(error)
+        return self._read_settings(vault)
+
+    def _read_settings(self, vault: Mapping[str, str]) -> Config:
         return load_config(vault, *self._environ, more=self.plugins.settings, left_out=self.plugins.missing_prefixes)
 
     def _load_settings(self, load: Any) -> None:

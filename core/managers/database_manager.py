@@ -45,7 +45,7 @@ _SMALL_POOL = 4
 # A server that answered "shutting down" once counts as unknown until the next heartbeat: five times as often as by default.
 _HEARTBEAT_MS = 2000
 _PREPARE_SECONDS = 3600.0
-_AUTHENTICATION_FAILED, _DUPLICATE_KEY = 18, 11000
+_UNAUTHORIZED, _AUTHENTICATION_FAILED, _DUPLICATE_KEY = 13, 18, 11000
 _AWAY = (ConnectionFailure, ExecutionTimeout, NetworkTimeout, WTimeoutError)
 _CACHE_SECONDS = 300
 
@@ -99,7 +99,12 @@ class DatabaseManager(Manager):
             with self._errors(_PREPARE_SECONDS):
                 create_collections(self._clients[ADMIN][plugin_database(self.app_manager.config["MONGODB_DATABASE"])], collections)
         except OperationFailure as error:
-            raise BootError(f"collections {', '.join(collections)}: MongoDB refuses them ({error.code})") from error
+            why = (
+                "init-scripts/mongodb-init.js has to run once more"
+                if error.code == _UNAUTHORIZED
+                else f"MongoDB refuses them ({error.code})"
+            )
+            raise BootError(f"collections {', '.join(collections)}: {why}") from error
 
     # Operations
 

@@ -114,6 +114,13 @@ def test_one_that_fails_to_end_does_not_stop_the_others(enable: Enable) -> None:
     assert Plugin.log == ["-c", "-b", "-a"]
 
 
+def test_a_module_that_is_registered_already_is_kept(enable: Enable) -> None:
+    shop = module("shop")
+    manager = enable(plugin("shop", work=bring(shop, shop)))
+    manager.initialize()
+    assert manager.modules == {"shop": shop}
+
+
 # Optional ones
 
 
