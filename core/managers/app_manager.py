@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flask import Flask
-from jinja2 import ChoiceLoader, FileSystemLoader
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from core.disposal import dispose_in_reverse
@@ -26,15 +25,15 @@ from core.managers.redis_manager import RedisManager
 from core.managers.services_manager import ServicesManager
 from core.managers.vault_manager import VaultManager
 from core.managers.websocket_manager import WebSocketManager
+from core.plugin_sources import PluginSet, find_plugins
 from core.web.flask_app import configure_flask_app
 from core.web.request_chain import RequestChain
 from core.web.security_headers import SecurityHeaders
 from core.web.system_routes import SystemRoutes
 from tools.error_handling.error_handler import ErrorHandler
-from tools.error_handling.errors import AppError
-from tools.logger.custom_logger import configure_logging, custom_log, log_exception
+from tools.logger.custom_logger import configure_logging, custom_log
 from utils.clock import rfc3339, utc_now
-from utils.config.config import Config, ConfigError, load_bootstrap, load_config, load_plain
+from utils.config.config import Config, ConfigError, check_settings, load_bootstrap, load_config, load_one, load_plain
 
 # The only place where the order of the boot is written down; the stop is its reverse.
 BOOT_ORDER: tuple[type[Manager], ...] = (
@@ -77,6 +76,7 @@ class AppManager:
         self.error_handler = ErrorHandler()
         self.app: Flask | None = None
         self.chain: RequestChain
+        self.plugins: PluginSet
         self.draining = False
         self._started: list[Manager] = []
         self._health_lock = threading.Lock()
@@ -96,7 +96,7 @@ class AppManager:
             self.dispose()
             if isinstance(error, BootError) or not isinstance(error, Exception):
                 raise
-            raise _without_details("during the boot", error) from error
+            raise BootError.at("during the boot", error) from error
         return True
 
     def run(self) -> None:
@@ -117,8 +117,8 @@ class AppManager:
         for line in self.config.describe():
             custom_log(f"setting {line}")
         self.database_manager.prepare()
-        for module in self.module_manager.all_modules():
-            module.prepare()
+        self.plugin_manager.prepare()
+        self.module_manager.prepare()
 
     def dispose(self) -> None:
         """Stop the managers in reverse; every one is told, whatever the others do. Safe to call twice."""
@@ -179,18 +179,30 @@ class AppManager:
             self._started.append(manager)
             try:
                 started = manager.initialize()
-            except (BootError, ConfigError, AppError) as error:
-                raise BootError(f"{number:02d}/{total} {manager.name}: {error}") from error
             except Exception as error:
-                raise _without_details(f"{number:02d}/{total} {manager.name}", error) from error
+                raise BootError.at(f"{number:02d}/{total} {manager.name}", error) from error
             if not started:
                 raise BootError(f"{number:02d}/{total} {manager.name}: did not start")
             elapsed = (time.perf_counter() - began) * 1000
             custom_log(f"{number:02d}/{total} {manager.name} ready {elapsed:.0f} ms")
             if manager is self.vault_manager:
-                self._load_settings(lambda: load_config(self.vault_manager.settings(), *self._environ))
+                self._load_settings(self._find_plugins)
                 configure_logging(self.config)
         self._mount(app if app is not None else Flask("credit_system", static_folder=None))
+
+    def _find_plugins(self) -> Config:
+        """Second pass: which plugins are enabled, then all settings, theirs too."""
+        vault = self.vault_manager.settings()
+        self.plugins = find_plugins(load_one("PLUGINS", vault, *self._environ))
+        for plugin in self.plugins.on:
+            try:
+                check_settings(plugin.plugin_class.SETTINGS, vault, *self._environ)
+            except ConfigError as error:
+                plugin.fail(error)
+        return self._read_settings(vault)
+
+    def _read_settings(self, vault: Mapping[str, str]) -> Config:
+        return load_config(vault, *self._environ, more=self.plugins.settings, left_out=self.plugins.missing_prefixes)
 
     def _load_settings(self, load: Any) -> None:
         try:
@@ -205,7 +217,7 @@ class AppManager:
         for module in self.module_manager.all_modules():
             self.chain.mount(module.routes)
         self.chain.mount(self.plugin_manager.routes)
-        app.jinja_loader = ChoiceLoader([FileSystemLoader(d) for d in self.plugin_manager.template_dirs])
+        app.jinja_loader = self.plugin_manager.template_loader()
         self.websocket_manager.attach(app)
         app.wsgi_app = SecurityHeaders(app.wsgi_app)  # type: ignore[method-assign]
         if self.config["PROXY_COUNT"]:
@@ -214,12 +226,6 @@ class AppManager:
             app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
         app.extensions["app_manager"] = self
         self.app = app
-
-
-def _without_details(place: str, error: Exception) -> BootError:
-    """For an exception that nobody foresaw: where it was, and what it says only in the log."""
-    log_exception("boot failed", error)
-    return BootError(f"{place}: {type(error).__name__}; server.log has the details")
 
 
 def _health_of(manager: Manager) -> dict[str, Any]:

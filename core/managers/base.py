@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tools.error_handling.errors import AppError
+from tools.logger.custom_logger import log_exception
 from utils.clock import rfc3339, utc_now
+from utils.config.config import ConfigError
 
 if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
@@ -13,6 +16,14 @@ if TYPE_CHECKING:
 
 class BootError(Exception):
     """The boot cannot go on; the message says what is wrong and where, in one line, without secrets."""
+
+    @classmethod
+    def at(cls, place: str, error: Exception) -> BootError:
+        """`error`, and where it happened; of one that nobody foresaw only the log has the words."""
+        if isinstance(error, (BootError, ConfigError, AppError)):
+            return BootError(f"{place}: {error}")
+        log_exception("boot failed", error)
+        return BootError(f"{place}: {type(error).__name__}; server.log has the details")
 
 
 class Manager(ABC):

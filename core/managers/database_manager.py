@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ from core.managers.base import BootError, Manager
 from tools.error_handling.errors import OutcomeUnknown, Unavailable
 from tools.logger.custom_logger import custom_log, log_function
 from utils import deadline
-from utils.collections import apply_collections
+from utils.collections import apply_collections, create_collections, plugin_database
 
 READ_WRITE, READ_ONLY, ADMIN = "read_write", "read_only", "admin"
 _CREDENTIALS = {
@@ -45,7 +45,7 @@ _SMALL_POOL = 4
 # A server that answered "shutting down" once counts as unknown until the next heartbeat: five times as often as by default.
 _HEARTBEAT_MS = 2000
 _PREPARE_SECONDS = 3600.0
-_AUTHENTICATION_FAILED, _DUPLICATE_KEY = 18, 11000
+_UNAUTHORIZED, _AUTHENTICATION_FAILED, _DUPLICATE_KEY = 13, 18, 11000
 _AWAY = (ConnectionFailure, ExecutionTimeout, NetworkTimeout, WTimeoutError)
 _CACHE_SECONDS = 300
 
@@ -62,6 +62,7 @@ class DatabaseManager(Manager):
         self._rules: dict[str, FieldRules] = {}
         self._clients: dict[str, MongoClient[Document]] = {}
         self._collections: dict[tuple[str, str], Collection[Document]] = {}
+        self._of_plugins: dict[str, Mapping[str, Any]] = {}
         for role in _CREDENTIALS:
             self._clients[role] = self._connect(role)
         for role in (READ_WRITE, ADMIN, READ_ONLY):
@@ -81,6 +82,29 @@ class DatabaseManager(Manager):
     def declare_fields(self, collection: str, rules: FieldRules) -> None:
         """Say once how `collection`'s fields are encrypted; the operations below then do it."""
         self._rules[collection] = rules
+
+    def declare_plugin_collections(self, collections: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make `collections` (by name: `{indexes: [...], append_only}`) known; they live in the database of the plugins."""
+        self._of_plugins.update(collections)
+
+    def forget_plugin_collections(self, names: Iterable[str]) -> None:
+        """Take back a declaration; what is stored stays."""
+        for name in names:
+            self._of_plugins.pop(name, None)
+
+    @log_function
+    def prepare_plugin_collections(self, collections: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make what is missing of a plugin's `collections` and of their indexes; raises BootError where they contradict each other."""
+        try:
+            with self._errors(_PREPARE_SECONDS):
+                create_collections(self._clients[ADMIN][plugin_database(self.app_manager.config["MONGODB_DATABASE"])], collections)
+        except OperationFailure as error:
+            why = (
+                "init-scripts/mongodb-init.js has to run once more"
+                if error.code == _UNAUTHORIZED
+                else f"MongoDB refuses them ({error.code})"
+            )
+            raise BootError(f"collections {', '.join(collections)}: {why}") from error
 
     # Operations
 
@@ -163,7 +187,7 @@ class DatabaseManager(Manager):
         """The driver's collection, for repositories that write in bulk; use it inside `transaction`."""
         found = self._collections.get((role, name))
         if found is None:
-            found = self._collections[role, name] = self._database(role)[name]
+            found = self._collections[role, name] = self._database_of(name, role)[name]
         return found
 
     def insert_rows(self, collection: str, rows: Sequence[Document], session: ClientSession) -> None:
@@ -172,12 +196,12 @@ class DatabaseManager(Manager):
         For the bulk of a commit: the driver's `insert_many` and `bulk_write` cost an object and a check for each row.
         """
         command = {"insert": collection, "documents": rows, "ordered": False}
-        _raise_write_errors(self._database(READ_WRITE).command(command, session=session))
+        _raise_write_errors(self._database_of(collection).command(command, session=session))
 
     def update_rows(self, collection: str, updates: Sequence[tuple[Document, Document]], session: ClientSession) -> int:
         """Carry out `(query, update)` pairs, each for one document, in one command of a transaction; how many matched."""
         operations = [{"q": query, "u": update} for query, update in updates]
-        reply = self._database(READ_WRITE).command({"update": collection, "updates": operations, "ordered": False}, session=session)
+        reply = self._database_of(collection).command({"update": collection, "updates": operations, "ordered": False}, session=session)
         _raise_write_errors(reply)
         matched: int = reply["n"]
         return matched
@@ -210,6 +234,10 @@ class DatabaseManager(Manager):
 
     def _database(self, role: str) -> Database[Document]:
         return self._clients[role][self.app_manager.config["MONGODB_DATABASE"]]
+
+    def _database_of(self, collection: str, role: str = READ_WRITE) -> Database[Document]:
+        name = self.app_manager.config["MONGODB_DATABASE"]
+        return self._clients[role][plugin_database(name) if collection in self._of_plugins else name]
 
     def _connect(self, role: str) -> MongoClient[Document]:
         config = self.app_manager.config
@@ -275,6 +303,9 @@ class DatabaseManager(Manager):
     def _update(
         self, method: str, collection: str, query: Mapping[str, Any], update: Mapping[str, Any], session: ClientSession | None
     ) -> UpdateResult:
+        if self._of_plugins.get(collection, {}).get("append_only"):
+            # Those of ours are guarded by MongoDB itself.
+            raise ValueError(f"{collection} is append-only")
         stored_query = self._encrypt_query(collection, query)
         stored_update = self._encrypt_update(collection, query, update)
 

@@ -57,6 +57,17 @@ class HooksManager(Manager):
             entries = [*self._registered.get(name, ()), _Registration(priority, self._order, callback, context)]
             self._registered[name] = sorted(entries, key=lambda entry: (entry.priority, entry.order))
 
+    def unregister_hook(self, name: str, callback: Callable[..., Any]) -> None:
+        """Take back all that `callback` is registered for under `name`."""
+        with self._lock:
+            self._registered[name] = [entry for entry in self._registered.get(name, ()) if entry.callback != callback]
+
+    def withdraw_hook(self, name: str) -> None:
+        """Take back a `declare_hook`, with all that listens to it."""
+        with self._lock:
+            self._kinds.pop(name, None)
+            self._registered.pop(name, None)
+
     def trigger(self, name: str, data: Any = None, context: str | None = None) -> list[Any]:
         """Run the callbacks of `name` in order; what they returned. A gate's exception reaches the caller."""
         if name not in self._kinds:

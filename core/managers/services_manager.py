@@ -65,6 +65,11 @@ class ServicesManager(Manager):
             instance.initialize()
         self._services[key] = instance
 
+    def unregister_service(self, key: str) -> None:
+        """Take back a `register_service`, and dispose what it kept."""
+        if key in self._services:
+            dispose_in_reverse({key: self._services.pop(key)}, "service")
+
     def get_service(self, key: str) -> Any:
         """The service under `key`; raises KeyError."""
         return self._services[key]

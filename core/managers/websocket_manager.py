@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 import socketio
@@ -24,7 +24,8 @@ from core.contracts import Identifier
 from core.managers.base import Manager
 from core.web.fingerprints import client_fingerprint
 from core.web.models import Body, Text
-from core.web.routing import ADMINS, EVERYONE, Principal
+from core.web.routing import ADMINS, Principal
+from core.web.socket_events import Connection, Event
 from core.web.socket_gate import SocketGate
 from tools.error_handling.error_handler import from_validation
 from tools.error_handling.errors import AppError, Conflict, Forbidden, MalformedRequest, RateLimited, Unauthenticated
@@ -61,28 +62,6 @@ class BroadcastBody(Body):
     data: Any
 
 
-@dataclass
-class Connection:
-    """One socket of this worker: who it belongs to, when its token ends, its rooms and what it may still send."""
-
-    sid: str
-    principal: Principal
-    expires_at: float
-    rooms: set[str] = field(default_factory=set)
-    budget: float = 0.0
-    refilled_at: float = field(default_factory=time.monotonic)
-
-
-@dataclass(frozen=True)
-class Event:
-    """A client event: the model of its payload, who may send it, and what is done; what that returns goes into the ack."""
-
-    name: str
-    body: type[BaseModel]
-    handler: Callable[[Connection, Any], dict[str, Any]]
-    roles: frozenset[str] = EVERYONE
-
-
 class WebSocketManager(Manager):
     """Socket.IO is a hint channel: whatever it loses, clients read again over REST."""
 
@@ -110,11 +89,14 @@ class WebSocketManager(Manager):
         return True
 
     def register_event(self, event: Event) -> None:
-        """Handle `event` of every client; raises ValueError when its name is taken."""
+        """Handle `event` of every client, from `attach` on; raises ValueError when its name is taken."""
         if event.name in self._events:
             raise ValueError(f"socket event {event.name!r} is registered already")
         self._events[event.name] = event
-        self.socketio.on_event(event.name, lambda *args: self._dispatch(event, args))
+
+    def unregister_event(self, name: str) -> None:
+        """Take back a `register_event`."""
+        self._events.pop(name, None)
 
     def attach(self, app: Flask) -> None:
         """Put Socket.IO in front of `app` and start to look after its connections."""
@@ -123,6 +105,8 @@ class WebSocketManager(Manager):
         queue = socketio.RedisManager(config["REDIS_URL"], channel=_CHANNEL, redis_options=options)
         self.socketio.on_event("connect", self._connect)
         self.socketio.on_event("disconnect", self._disconnect)
+        for event in self._events.values():
+            self.socketio.on_event(event.name, partial(self._dispatch, event))
         self.socketio.init_app(
             app,
             async_mode=self.mode,
@@ -196,7 +180,7 @@ class WebSocketManager(Manager):
     def _admit(self, token: str) -> Connection:
         claims = self.app_manager.jwt_manager.read_token(token, fingerprint=client_fingerprint(request))
         principal = Principal(claims["sub"], claims["role"], claims["sid"])
-        who = [Identifier("ip", request.remote_addr or "unknown"), Identifier("user", principal.user_id)]
+        who = _identifiers(principal)
         admission = self.app_manager.rate_limiter_manager.check_rate_limit(who, session_id=principal.session_id)
         active = admission.session_active
         if active is None:
@@ -274,7 +258,7 @@ class WebSocketManager(Manager):
 
     # Events
 
-    def _dispatch(self, event: Event, args: tuple[Any, ...]) -> dict[str, Any]:
+    def _dispatch(self, event: Event, *args: Any) -> dict[str, Any]:
         """Run one event; whatever goes wrong is a problem in its ack."""
         self._begin()
         try:
@@ -285,6 +269,8 @@ class WebSocketManager(Manager):
             self._spend(connection)
             if connection.principal.role not in event.roles:
                 raise Forbidden("Your role may not do this.")
+            if event.limit is not None:
+                self.app_manager.rate_limiter_manager.check_rate_limit(_identifiers(connection.principal), event.limit)
             answer = event.handler(connection, _payload(event, args))
         except Exception as error:  # noqa: BLE001  the error handler decides what a client may see of it
             problem = self.app_manager.error_handler.handle(error, context.request_id.get())
@@ -347,6 +333,10 @@ class WebSocketManager(Manager):
         message = {"room": None, **_message(connection, body.data)}
         self.socketio.emit("message", message)
         return {"at": message["at"]}
+
+
+def _identifiers(principal: Principal) -> list[Identifier]:
+    return [Identifier("ip", request.remote_addr or "unknown"), Identifier("user", principal.user_id)]
 
 
 def _message(connection: Connection, data: Any) -> dict[str, Any]:

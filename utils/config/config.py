@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("CORS_ORIGINS", tuple, (), "Origins that browsers may call us from, exact; empty: same origin only."),
     Setting("MAX_BODY_BYTES", int, 1_048_576, "Largest request body that is read.", minimum=1024),
     Setting("REQUEST_TIMEOUT", float, 4.0, "Seconds a request may take before it is answered 503.", minimum=0.5),
-    Setting("PLUGINS", tuple, ("main_plugin",), "Plugins to start, by their key in the registry."),
+    Setting("PLUGINS", tuple, ("main_plugin",), "Plugins to start, by key; the boot goes on without one that is marked like `?this`."),
     # Logs.
     Setting("LOG_DIR", str, "logs", "Directory of server.log, game_play.log and function.log."),
     Setting("LOG_LEVEL", str, "INFO", "Least severe level that is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR")),
@@ -189,8 +189,10 @@ class Value:
 class Config(Mapping[str, Any]):
     """All settings, resolved; read as `config["PORT"]`. A key that is not declared raises KeyError."""
 
-    def __init__(self, values: Mapping[str, Value]) -> None:
+    def __init__(self, values: Mapping[str, Value], declared: Iterable[Setting] = ()) -> None:
+        """`declared`: settings of plugins, on top of our own."""
         self._values = dict(values)
+        self._secret = {setting.key for setting in (*SETTINGS, *declared) if setting.secret}
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key].value
@@ -209,11 +211,17 @@ class Config(Mapping[str, Any]):
 
     def rows(self) -> list[dict[str, str]]:
         """`{key, value, origin}` of every setting, for people: secrets are masked, and one that is not there is empty."""
-        return [{"key": key, "value": _masked(key, entry.value), "origin": entry.origin} for key, entry in self._values.items()]
+        return [{"key": key, "value": self._masked(key), "origin": entry.origin} for key, entry in self._values.items()]
 
     def describe(self) -> list[str]:
         """One line for each setting that is not at its default: key, value (secrets masked) and source."""
         return [f"{row['key']} = {row['value']} ({row['origin']})" for row in self.rows() if row["origin"] != "default"]
+
+    def _masked(self, key: str) -> str:
+        value = self[key]
+        if value is None:
+            return ""
+        return MASK if key in self._secret else _shown(value)
 
 
 def quiet_environment() -> dict[str, str]:
@@ -229,24 +237,46 @@ def load_bootstrap(environ: Mapping[str, str] = os.environ) -> Config:
         secrets_dir = found["SECRETS_DIR"].value if "SECRETS_DIR" in found else ""
         found[setting.key] = _resolve(setting, {}, file_values, secrets_dir, environ)
     if found["VAULT_ADDR"].value:
-        _refuse_missing(found, ("VAULT_ROLE_ID", "VAULT_SECRET_ID"))
+        _refuse_missing(found, (BY_KEY["VAULT_ROLE_ID"], BY_KEY["VAULT_SECRET_ID"]))
     return Config(found)
 
 
-def load_config(vault: Mapping[str, str] | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+def load_config(
+    vault: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    more: Sequence[Setting] = (),
+    left_out: Sequence[str] = (),
+) -> Config:
     """Second pass: every setting, in the order Vault, files, environment, default.
 
-    `vault`: what Vault holds for us, keys in lower case. Raises ConfigError that names a missing or unusable setting.
+    `vault`: what Vault holds for us, keys in lower case. `more`: what plugins declare; `left_out`: how keys begin that
+    the config file may hold although nobody declares them now. Raises ConfigError that names a missing or unusable setting.
     """
     bootstrap = load_bootstrap(environ)
+    file_values, declared = _config_file(environ), {**BY_KEY, **{setting.key: setting for setting in more}}
+    _refuse_secrets(file_values, declared)
+    _refuse_unknown(file_values, declared, tuple(left_out))
+    settings = [setting for setting in (*SETTINGS, *more) if not setting.bootstrap]
+    found = _resolve_all(settings, vault or {}, environ, bootstrap["SECRETS_DIR"])
+    return Config({**{key: Value(bootstrap[key], bootstrap.origin(key)) for key in bootstrap}, **found}, more)
+
+
+def load_one(key: str, vault: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> Any:
+    """One of our own settings, for what has to be known before all of them can be."""
+    return _resolve_all([BY_KEY[key]], vault, environ, load_bootstrap(environ)["SECRETS_DIR"])[key].value
+
+
+def check_settings(settings: Sequence[Setting], vault: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> None:
+    """Raises ConfigError for what is missing or unusable among `settings`."""
+    _resolve_all(settings, vault, environ, load_bootstrap(environ)["SECRETS_DIR"])
+
+
+def _resolve_all(settings: Sequence[Setting], vault: Mapping[str, str], environ: Mapping[str, str], secrets_dir: str) -> dict[str, Value]:
     file_values = _config_file(environ)
-    found = {
-        setting.key: _resolve(setting, vault or {}, file_values, bootstrap["SECRETS_DIR"], environ)
-        for setting in SETTINGS
-        if not setting.bootstrap
-    }
-    _refuse_missing(found, (key for key in found if BY_KEY[key].secret and BY_KEY[key].required))
-    return Config({**{key: Value(bootstrap[key], bootstrap.origin(key)) for key in bootstrap}, **found})
+    found = {setting.key: _resolve(setting, vault, file_values, secrets_dir, environ) for setting in settings}
+    _refuse_missing(found, [setting for setting in settings if setting.secret and setting.required])
+    return found
 
 
 def load_plain(environ: Mapping[str, str] = os.environ) -> Config:
@@ -283,8 +313,8 @@ def _read_secret(setting: Setting, secrets_dir: str) -> str | None:
         raise ConfigError(f"secret {setting.file_name}: cannot read {path} ({type(error).__name__})") from error
 
 
-def _refuse_missing(found: Mapping[str, Value], keys: Iterable[str]) -> None:
-    missing = [BY_KEY[key].file_name for key in keys if found[key].value is None]
+def _refuse_missing(found: Mapping[str, Value], needed: Iterable[Setting]) -> None:
+    missing = [setting.file_name for setting in needed if found[setting.key].value is None]
     if missing:
         raise ConfigError(f"missing secret {', '.join(missing)}: put each into a file of that name in SECRETS_DIR, or into Vault")
 
@@ -298,21 +328,22 @@ def _config_file(environ: Mapping[str, str]) -> dict[str, Any]:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"CONFIG_FILE: cannot read {path} ({type(error).__name__})") from error
-    unknown = sorted(key for key in values if key not in BY_KEY)
-    if unknown:
-        raise ConfigError(f"CONFIG_FILE: unknown setting {', '.join(unknown)}")
     if "CONFIG_FILE" in values:
         raise ConfigError("CONFIG_FILE: a config file cannot name another one")
-    secret = sorted(key for key in values if BY_KEY[key].secret)
-    if secret:
-        raise ConfigError(f"CONFIG_FILE: {', '.join(secret)} is a secret, and belongs into a file of its own")
+    _refuse_secrets(values, BY_KEY)
     return values
 
 
-def _masked(key: str, value: Any) -> str:
-    if value is None:
-        return ""
-    return MASK if BY_KEY[key].secret else _shown(value)
+def _refuse_secrets(values: Mapping[str, Any], declared: Mapping[str, Setting]) -> None:
+    secret = sorted(key for key in values if key in declared and declared[key].secret)
+    if secret:
+        raise ConfigError(f"CONFIG_FILE: {', '.join(secret)} is a secret, and belongs into a file of its own")
+
+
+def _refuse_unknown(values: Mapping[str, Any], declared: Mapping[str, Setting], left_out: tuple[str, ...]) -> None:
+    unknown = sorted(key for key in values if key not in declared and not key.startswith(left_out))
+    if unknown:
+        raise ConfigError(f"CONFIG_FILE: unknown setting {', '.join(unknown)}")
 
 
 def _shown(value: Any) -> str:

@@ -17,7 +17,9 @@ from core.managers.base import BootError, Manager
 from tests.core.conftest import Factory
 from tests.support.in_process import booted
 from tests.support.logs import kept_logging
+from tests.support.plugins import Installer, plugin
 from tools.error_handling.errors import Unavailable
+from utils.config.config import Setting
 
 
 def test_the_order_of_the_boot_is_the_one_of_the_design() -> None:
@@ -86,6 +88,7 @@ def boot(environment: None, log: list[str], monkeypatch: pytest.MonkeyPatch) -> 
         manager.vault_manager.settings = dict  # type: ignore[method-assign]
         # What the AppManager itself asks of one of them.
         manager.module_manager.all_modules = list  # type: ignore[method-assign,assignment]
+        manager.plugin_manager.prepare = manager.module_manager.prepare = lambda: None  # type: ignore[method-assign]
         return manager
 
     return boot
@@ -124,6 +127,35 @@ def test_the_failure_names_its_stage_in_one_line_without_a_strangers_words(start
     with pytest.raises(BootError) as failure:
         boot(redis=fake("redis", start=start)).initialize()
     assert str(failure.value) == message
+
+
+# Settings of plugins
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed plugin with a setting."""
+    Installer(tmp_path, monkeypatch).install("shop", plugin("shop", SETTINGS=(Setting("SHOP_SIZE", int, 3, "The size."),)))
+
+
+def test_plugins_settings_are_settings(shop: None, boot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUGINS", "main_plugin,shop")
+    manager = boot()
+    manager.vault_manager.settings = lambda: {"shop_size": "7"}
+    manager.initialize()
+    assert (manager.config["SHOP_SIZE"], manager.config.origin("SHOP_SIZE")) == (7, "vault")
+
+
+def test_a_bad_setting_of_a_plugin_stops_the_boot_unless_it_is_optional(shop: None, boot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_SIZE", "large")
+    monkeypatch.setenv("PLUGINS", "main_plugin,shop")
+    with pytest.raises(BootError, match=r"^plugin shop: SHOP_SIZE: expected integer$"):
+        boot().initialize()
+    monkeypatch.setenv("PLUGINS", "main_plugin,?shop")
+    manager = boot()
+    manager.initialize()
+    assert manager.plugins["shop"].error == "ConfigError"
+    assert "SHOP_SIZE" not in manager.config
 
 
 def test_the_cause_of_a_failure_is_chained(boot: Any) -> None:

@@ -16,7 +16,7 @@ from tests.support.in_process import NAMES, Managers
 NEEDS = {
     "rate_limiter": ("database", "redis", "jwt"),
     "websocket": ("redis", "hooks"),
-    "module": ("database", "redis", "jwt", "encryption", "hooks", "services", "plugin"),
+    "module": ("database", "redis", "jwt", "encryption", "rate_limiter", "hooks", "services", "plugin"),
 }
 
 

@@ -385,3 +385,54 @@ def test_a_disposed_manager_has_closed_its_pools(app_manager_factory: Factory) -
     db.dispose()
     assert len(clients) == 3
     assert all(client._closed for client in clients)
+
+
+# Collections of plugins
+
+OF_PLUGIN = {"shop_things": {"indexes": [{"name": "of_x", "key": {"x": 1}}]}, "shop_log": {"indexes": [], "append_only": True}}
+
+
+@pytest.fixture
+def with_plugin(db: DatabaseManager) -> Iterator[None]:
+    db.declare_plugin_collections(OF_PLUGIN)
+    db.prepare_plugin_collections(OF_PLUGIN)
+    yield
+    db.forget_plugin_collections(OF_PLUGIN)
+
+
+def test_a_plugins_collection_has_a_database_of_its_own_and_takes_every_operation(db: DatabaseManager, with_plugin: None) -> None:
+    name = unique("thing")
+    db.insert_one("shop_things", {"_id": name, "x": 1})
+    assert db.update_one("shop_things", {"_id": name}, {"$set": {"x": 2}}).modified_count == 1
+    with db._clients[READ_WRITE].start_session() as session, session.start_transaction():
+        db.insert_rows("shop_things", [{"_id": f"{name}-2", "x": 3}], session)
+        assert db.update_rows("shop_things", [({"_id": f"{name}-2"}, {"$set": {"x": 4}})], session) == 1
+    assert [row["x"] for row in db.find_many("shop_things", {"_id": {"$regex": f"^{name}"}}, limit=5)] == [2, 4]
+    assert db.collection("shop_things").database.name.endswith("_plugins")
+    assert db.delete_many("shop_things", {"_id": {"$regex": f"^{name}"}}).deleted_count == 2
+
+
+def test_it_commits_with_ours_or_not_at_all(db: DatabaseManager, with_plugin: None) -> None:
+    name = unique("thing")
+
+    def work(session: Any) -> None:
+        db.insert_one(THINGS, {"_id": name}, session)
+        db.insert_one("shop_log", {"_id": name}, session)
+        raise NotFound("on the way")
+
+    with pytest.raises(NotFound):
+        db.transaction(work)
+    assert db.find_one(THINGS, {"_id": name}) is None
+    assert db.find_one("shop_log", {"_id": name}) is None
+
+
+def test_an_append_only_one_is_not_updated(db: DatabaseManager, with_plugin: None) -> None:
+    for update in (db.update_one, db.update_many):
+        with pytest.raises(ValueError, match=r"^shop_log is append-only$"):
+            update("shop_log", {"_id": "x"}, {"$set": {"x": 1}})
+
+
+def test_indexes_that_contradict_each_other_are_named(db: DatabaseManager, with_plugin: None) -> None:
+    other = {"shop_things": {"indexes": [{"name": "of_x", "key": {"x": -1}}]}}
+    with pytest.raises(BootError, match=r"^collections shop_things: MongoDB refuses them \(\d+\)$"):
+        db.prepare_plugin_collections(other)

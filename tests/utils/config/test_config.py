@@ -18,8 +18,10 @@ from utils.config.config import (
     Config,
     ConfigError,
     Setting,
+    check_settings,
     load_bootstrap,
     load_config,
+    load_one,
     load_plain,
     settings_table,
 )
@@ -240,6 +242,64 @@ def test_a_setting_that_is_not_declared_is_an_error(secrets: Path) -> None:
     with pytest.raises(KeyError):
         load(secrets)["PROT"]
     assert set(load(secrets)) == set(BY_KEY)
+
+
+# Settings of plugins
+
+OF_PLUGIN = (
+    Setting("SHOP_TITLE", str, "Shop", "The title."),
+    Setting("SHOP_SIZE", int, 3, "The size.", minimum=1),
+    Setting("SHOP_KEY", str, "", "The key.", secret=True),
+)
+
+
+def test_what_plugins_declare_is_found_in_the_same_order_as_ours(secrets: Path) -> None:
+    (secrets / "shop_key").write_text(SECRET)
+    sources: dict[str, str] = {
+        "CONFIG_FILE": toml(secrets, 'SHOP_TITLE = "from the file"\nSHOP_SIZE = 5'),
+        "SHOP_TITLE": "no",
+        "SHOP_SIZE": "7",
+    }
+    config = load_config({"shop_title": "from Vault"}, {"SECRETS_DIR": str(secrets), **sources}, more=OF_PLUGIN)
+    assert [(config[s.key], config.origin(s.key)) for s in OF_PLUGIN] == [
+        ("from Vault", "vault"),
+        (5, "config file"),
+        (SECRET, "secret file"),
+    ]
+    shown = {row["key"]: row["value"] for row in config.rows()}
+    assert (shown["SHOP_KEY"], shown["SHOP_SIZE"], shown["JWT_SECRET"]) == (MASK, "5", MASK)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"SHOP_SIZE": "0"}, "^SHOP_SIZE: must be at least 1$"),
+        ({}, "^missing secret shop_key: "),
+    ],
+)
+def test_what_plugins_declare_is_checked_like_ours(environ: dict[str, str], message: str, secrets: Path) -> None:
+    environ = {"SECRETS_DIR": str(secrets), **environ}
+    for check in (lambda: check_settings(OF_PLUGIN, {}, environ), lambda: load_config({}, environ, more=OF_PLUGIN)):
+        with pytest.raises(ConfigError, match=message):
+            check()
+
+
+def test_settings_of_a_plugin_that_is_off_are_no_mistake_in_the_config_file(secrets: Path) -> None:
+    environ = {"SECRETS_DIR": str(secrets), "CONFIG_FILE": toml(secrets, 'SHOP_TITLE = "x"\nSHOPPING = 1')}
+    with pytest.raises(ConfigError, match=r"^CONFIG_FILE: unknown setting SHOPPING$"):
+        load_config({}, environ, left_out=("SHOP_",))
+    assert load_bootstrap(environ)["SECRETS_DIR"] == str(secrets)
+
+
+def test_a_secret_of_a_plugin_in_the_config_file_is_refused(secrets: Path) -> None:
+    environ = {"SECRETS_DIR": str(secrets), "CONFIG_FILE": toml(secrets, 'SHOP_KEY = "x"')}
+    with pytest.raises(ConfigError, match=r"^CONFIG_FILE: SHOP_KEY is a secret"):
+        load_config({}, environ, more=OF_PLUGIN)
+
+
+def test_which_plugins_run_is_known_before_the_rest(secrets: Path) -> None:
+    assert load_one("PLUGINS", {"plugins": "a,?b"}, {"PLUGINS": "c"}) == ("a", "?b")
+    assert load_one("PLUGINS", {}, {"PLUGINS": "c"}) == ("c",)
 
 
 def test_the_plain_settings_need_no_secret_and_hold_none(tmp_path: Path) -> None:
