@@ -62,3 +62,12 @@ def run_native(function: Callable[..., Any], *args: Any) -> Any:
     if mode == "gevent":
         return sys.modules["gevent"].get_hub().threadpool.apply(function, args)
     return function(*args)
+
+
+def end_native() -> None:
+    """End the native threads that `run_native` has used; the next call makes new ones."""
+    mode = current_mode()
+    if mode == "eventlet":
+        sys.modules["eventlet"].tpool.killall()
+    elif mode == "gevent":
+        sys.modules["gevent"].get_hub().threadpool.kill()

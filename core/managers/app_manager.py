@@ -35,6 +35,7 @@ from core.web.system_routes import SystemRoutes
 from tools.error_handling.error_handler import ErrorHandler
 from tools.error_handling.errors import AppError
 from tools.logger.custom_logger import configure_logging, custom_log, log_exception
+from utils import green
 from utils.clock import rfc3339, utc_now
 from utils.config.config import Config, ConfigError, load_bootstrap, load_config, load_plain, survey
 
@@ -135,6 +136,7 @@ class AppManager:
         self._health = (float("-inf"), {})
         started, self._started = self._started, []
         dispose_in_reverse({manager.name: manager for manager in started}, "manager")
+        green.end_native()
 
     def managers(self) -> list[Manager]:
         """Those that run, in the order of their start."""
