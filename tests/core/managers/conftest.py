@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,16 +14,6 @@ from tools.local_stack import LocalStack
 from tools.local_stack.openbao import LIFETIMES, POLICY, ROLE, OpenBao
 
 MakeVault = Callable[..., VaultManager]
-
-
-@pytest.fixture(scope="session")
-def stack(servers: LocalStack, secrets_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """An OpenBao beside the MongoDB and Redis of the other tests, with the same secrets."""
-    folder = tmp_path_factory.mktemp("vault")
-    shutil.copytree(secrets_dir, folder / "secrets")
-    theirs = {"mongodb_uri": servers.environ["MONGODB_URI"], "redis_url": servers.environ["REDIS_URL"]}
-    with LocalStack(folder / "data", folder / "secrets", vault=True, **theirs) as running:
-        yield running
 
 
 @pytest.fixture
