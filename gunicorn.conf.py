@@ -48,10 +48,11 @@ def on_starting(server):
     """
     shutil.rmtree(_metrics_dir, ignore_errors=True)
     _metrics_dir.mkdir(parents=True)
-    handover = os.memfd_create("vault-handover")
-    os.environ["VAULT_HANDOVER_FD"] = str(handover)
+    # Elsewhere than on Linux each process logs in by itself.
+    handover = [os.memfd_create("vault-handover")] if hasattr(os, "memfd_create") else []
+    os.environ["VAULT_HANDOVER_FD"] = str(sum(handover))
     environ = {key: value for key, value in os.environ.items() if key != "PROMETHEUS_MULTIPROC_DIR"}
-    rehearsal = subprocess.run([sys.executable, "-m", "core.preflight"], env=environ, pass_fds=(handover,), check=False)
+    rehearsal = subprocess.run([sys.executable, "-m", "core.preflight"], env=environ, pass_fds=handover, check=False)
     if rehearsal.returncode:
         sys.exit(rehearsal.returncode)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 
+NAME = "vault-handover"
 _SIZE = 8192
 
 
@@ -15,8 +17,8 @@ class VaultHandover:
     """
 
     def __init__(self, descriptor: int) -> None:
-        """`descriptor` 0: there is nobody to share with."""
-        self._descriptor = descriptor
+        """`descriptor` 0, or one that is something else in this process: there is nobody to share with."""
+        self._descriptor = descriptor if _is_memory(descriptor) else 0
 
     @property
     def shared(self) -> bool:
@@ -36,3 +38,9 @@ class VaultHandover:
         """In one call of one size, so that nobody reads half of it."""
         if self.shared:
             os.pwrite(self._descriptor, json.dumps(values).encode().ljust(_SIZE), 0)
+
+
+def _is_memory(descriptor: int) -> bool:
+    with suppress(OSError):
+        return os.readlink(f"/proc/self/fd/{descriptor}").startswith(f"/memfd:{NAME}")
+    return False

@@ -83,7 +83,7 @@ class VaultManager(Manager):
 
     def refresh(self, path: str) -> dict[str, str]:
         """As `get_all_secrets`, but read anew; raises Unavailable when Vault does not answer."""
-        return dict(self._read(path).values) if self.enabled else {}
+        return dict(self._read(path).values) if self.app_manager.config["VAULT_ADDR"] else {}
 
     def get_dynamic_secret(self, path: str, **parameters: Any) -> dict[str, Any]:
         """What Vault makes for us at `path` (from its root, as `database/creds/app`); with `parameters` it is written to.
@@ -129,10 +129,12 @@ class VaultManager(Manager):
             state = {"error": type(error).__name__}
         state["latency_ms"] = round((time.perf_counter() - began) * 1000, 1)
         away = session.failing or state.get("sealed", True)
-        if away and session.seconds_silent > self._max_age:
+        # What could not be read again, whatever the reason: how old it is.
+        ages = [time.monotonic() - secret.read_at for secret in list(self._secrets.values()) if secret.failures]
+        if max([*ages, session.seconds_silent if away else 0.0]) > self._max_age:
             status = "unhealthy"
         else:
-            status = "degraded" if away or session.renewal_failures else "healthy"
+            status = "degraded" if away or ages or session.renewal_failures else "healthy"
         return status, {"enabled": True, **state, **self._figures(session)}
 
     def dispose(self) -> None:

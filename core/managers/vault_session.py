@@ -81,14 +81,15 @@ class VaultSession:
 
     @property
     def seconds_silent(self) -> float:
-        """Since Vault last gave what it was asked for."""
+        """Since Vault last answered."""
         return time.monotonic() - self.answered_at
 
     def call(self, request: Callable[[hvac.Client], T]) -> T:
         """What `request(client)` gives, after a new log-in when our token has ended; raises one of VAULT_ERRORS."""
         try:
             answer = self._call_signed_in(request)
-        except (InvalidPath, InvalidRequest):
+        except (InvalidPath, InvalidRequest, Forbidden):
+            # It is there, if not with what we want.
             self._answered()
             raise
         except VAULT_ERRORS:

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from core.managers.base import BootError
-from core.managers.vault_handover import VaultHandover
+from core.managers.vault_handover import NAME, VaultHandover
 from core.managers.vault_manager import VaultManager
 from core.managers.vault_session import VaultSession
 from tests.core.managers.conftest import MakeVault
@@ -61,7 +61,7 @@ def ids(stack: LocalStack, bao: OpenBao, tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def memory() -> Iterator[int]:
     """What gunicorn.conf.py makes before the rehearsal."""
-    descriptor = os.memfd_create("test-handover")
+    descriptor = os.memfd_create(NAME)
     yield descriptor
     os.close(descriptor)
 
@@ -118,8 +118,13 @@ def test_the_handover_holds_what_was_written_last_and_nothing_without_a_descript
     assert alone.read() == {}
 
 
-def test_a_descriptor_that_is_not_there_or_holds_something_else_is_no_handover(memory: int) -> None:
+def test_a_descriptor_that_is_not_there_or_holds_something_else_is_no_handover(memory: int, tmp_path: Path) -> None:
     assert VaultHandover(9999).read() == {}
+    other = tmp_path / "other"
+    other.write_text("something else")
+    with other.open("r+b") as file:
+        VaultHandover(file.fileno()).write(token="t")
+    assert other.read_text() == "something else"
     os.pwrite(memory, b"no json", 0)
     assert VaultHandover(memory).read() == {}
 
@@ -168,6 +173,7 @@ def test_what_we_may_not_do_costs_no_log_in(make: MakeVault) -> None:
     with pytest.raises(Unavailable):
         vault.get_all_secrets("app")
     assert token_of(vault) == token
+    assert vault.health_check()["status"] == "healthy"
 
 
 def test_processes_that_share_a_log_in_share_the_next_one(
