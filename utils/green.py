@@ -7,11 +7,12 @@ import select
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 # Taken before anything is patched: for checks that do not wait, and so need no event loop.
 native_poll = select.poll
+_END_SECONDS = 1.0
 
 
 def patch(mode: str) -> None:
@@ -70,4 +71,6 @@ def end_native() -> None:
     if mode == "eventlet":
         sys.modules["eventlet"].tpool.killall()
     elif mode == "gevent":
-        sys.modules["gevent"].get_hub().threadpool.kill()
+        # Names are looked up on these threads too, which may take for ever.
+        with suppress(TimeLimitReached), time_limit(_END_SECONDS):
+            sys.modules["gevent"].get_hub().threadpool.kill()
