@@ -119,14 +119,10 @@ def with_vault(secret_id: str | None = None, *, away: bool = False) -> Spoil:
     return spoil
 
 
-def with_two_secret_ids(attempt: Attempt) -> None:
-    with_vault()(attempt)
-    attempt.write("vault_wrapped_secret_id", "s.0123456789abcdefghijklmn")
-
-
 def with_wrapped_secret_id(attempt: Attempt) -> None:
-    with_two_secret_ids(attempt)
+    with_vault()(attempt)
     without("vault_secret_id")(attempt)
+    attempt.write("vault_wrapped_secret_id", "s.0123456789abcdefghijklmn")
 
 
 def without_vault_secret_id(attempt: Attempt) -> None:
@@ -156,10 +152,6 @@ CASES: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "wrapped secret id spent": (
         with_wrapped_secret_id,
         ("01/11 vault", "vault_wrapped_secret_id was unwrapped before, or has expired"),
-    ),
-    "two secret ids": (
-        with_two_secret_ids,
-        ("vault_secret_id and vault_wrapped_secret_id", "only one"),
     ),
     "vault away": (with_vault(away=True), ("01/11 vault", "127.0.0.1:1", "does not answer")),
     "mongodb away": (
