@@ -28,6 +28,11 @@ SOCKET_EVENTS = Counter("credit_socket_events_total", "Socket.IO events by outco
 VAULT_TOKEN_TTL = Gauge("credit_vault_token_ttl_seconds", "Seconds until our Vault token ends.", ("auth",), multiprocess_mode="livemin")
 VAULT_REFRESH_FAILURES = Counter("credit_vault_refresh_failures_total", "Renewals and reads that Vault did not answer.", ("what",))
 SETTINGS_REFRESHES = Counter("credit_settings_refreshes_total", "Changed settings taken over while running, or not.", ("outcome",))
+# Series that are there from the start: the first failure is an increase, too.
+for _what in ("token", "lease", "secret"):
+    VAULT_REFRESH_FAILURES.labels(_what)
+for _outcome in ("taken", "refused", "unusable", "unavailable", "failed"):
+    SETTINGS_REFRESHES.labels(_outcome)
 
 
 # Looking a labelled metric up costs more than counting in it, and there are only as many as routes and statuses.
