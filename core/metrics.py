@@ -24,6 +24,15 @@ QUEUE_LENGTH = Gauge("credit_posting_queue_length", "Money verbs that wait for a
 REPLAYS = Counter("credit_idempotency_replays_total", "Money verbs answered from their idempotency record.")
 SOCKETS = Gauge("credit_socket_connections", "Open Socket.IO connections.", multiprocess_mode="livesum")
 SOCKET_EVENTS = Counter("credit_socket_events_total", "Socket.IO events by outcome.", ("event", "outcome"))
+# A series of its own, so that there is none where Vault is not in use.
+VAULT_TOKEN_TTL = Gauge("credit_vault_token_ttl_seconds", "Seconds until our Vault token ends.", ("auth",), multiprocess_mode="livemin")
+VAULT_REFRESH_FAILURES = Counter("credit_vault_refresh_failures_total", "Renewals and reads that Vault did not answer.", ("what",))
+SETTINGS_REFRESHES = Counter("credit_settings_refreshes_total", "Changed settings taken over while running, or not.", ("outcome",))
+# Series that are there from the start: the first failure is an increase, too.
+for _what in ("token", "lease", "secret"):
+    VAULT_REFRESH_FAILURES.labels(_what)
+for _outcome in ("taken", "refused", "unusable", "unavailable", "failed"):
+    SETTINGS_REFRESHES.labels(_outcome)
 
 
 # Looking a labelled metric up costs more than counting in it, and there are only as many as routes and statuses.

@@ -50,12 +50,13 @@ class Manager(ABC):
         """Take over new values of `live_settings` from the app manager's config; raises, and stays as it was, if they cannot be used."""
 
     def health_check(self) -> dict[str, Any]:
-        """`{manager, status, initialized, last_check, ...}`; status is healthy, degraded or unhealthy. Bounded in time."""
+        """`{manager, status, initialized, critical, last_check, ...}`; status is healthy, degraded or unhealthy. Bounded in time."""
         status, details = self.check() if self.initialized else ("unhealthy", {})
         return {
             "manager": f"{self.name}_manager",
             "status": status,
             "initialized": self.initialized,
+            "critical": self.critical,
             **details,
             "last_check": rfc3339(utc_now()),
         }

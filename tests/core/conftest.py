@@ -26,6 +26,16 @@ def environ(servers: LocalStack) -> dict[str, str]:
     return {**servers.environ, "REDIS_URL": f"{servers.environ['REDIS_URL'].rsplit('/', 1)[0]}/{_REDIS_DATABASE}"}
 
 
+@pytest.fixture(scope="session")
+def stack(servers: LocalStack, secrets_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """An OpenBao beside the MongoDB and Redis of the other tests, with the same secrets."""
+    folder = tmp_path_factory.mktemp("vault")
+    shutil.copytree(secrets_dir, folder / "secrets")
+    theirs = {"mongodb_uri": servers.environ["MONGODB_URI"], "redis_url": servers.environ["REDIS_URL"]}
+    with LocalStack(folder / "data", folder / "secrets", vault=True, **theirs) as running:
+        yield running
+
+
 @pytest.fixture
 def own_redis(tmp_path: Path, secrets_dir: Path) -> Iterator[RedisServer]:
     """A Redis that the test may pause, kill and wipe."""

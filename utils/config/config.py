@@ -7,6 +7,7 @@ import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("CONFIG_FILE", str, "", "Path of a TOML file with settings; empty: none.", bootstrap=True),
     Setting("SECRETS_DIR", str, "/secrets", "Directory with one file for each secret.", bootstrap=True),
     Setting("VAULT_ADDR", str, "", "Address of Vault or OpenBao; empty: secrets come from files.", bootstrap=True),
-    Setting("VAULT_MOUNT", str, "secret", "Mount point of the KV version 2 engine.", bootstrap=True),
+    Setting("VAULT_MOUNT", str, "secret", "Mount point of the KV engine.", bootstrap=True),
+    Setting("VAULT_KV_VERSION", str, "auto", "Version of that engine; auto: ask it.", bootstrap=True, choices=("auto", "1", "2")),
     Setting("VAULT_PATH", str, "credit-system", "Path under which our secrets lie; the settings are in its `app`.", bootstrap=True),
     Setting("VAULT_TIMEOUT", float, 2.0, "Seconds one call to Vault may take.", bootstrap=True, minimum=0.1),
+    Setting("VAULT_CACHE_TTL", float, 300.0, "Seconds after which a secret is read again, in the background.", bootstrap=True, minimum=0.1),
+    Setting("VAULT_MAX_AGE", float, 3600.0, "Seconds for which the last good secrets do while Vault is away.", bootstrap=True, minimum=1.0),
+    Setting("VAULT_HANDOVER_FD", int, 0, "Set by gunicorn.conf.py: where its processes share a log-in.", bootstrap=True, minimum=0),
     _secret("VAULT_ROLE_ID", "Role id of our AppRole; needed with VAULT_ADDR.", required=False, bootstrap=True),
-    _secret("VAULT_SECRET_ID", "Secret id of our AppRole; needed with VAULT_ADDR.", required=False, bootstrap=True),
+    _secret("VAULT_SECRET_ID", "Secret id of our AppRole; needed with VAULT_ADDR, unless wrapped.", required=False, bootstrap=True),
+    _secret("VAULT_WRAPPED_SECRET_ID", "Response-wrapping token that holds the secret id.", required=False, bootstrap=True),
+    Setting("SETTINGS_REFRESH", float, 30.0, "Seconds between looks for changes in Vault and secret files; 0: never.", minimum=0.0),
     # The server.
     Setting("HOST", str, "127.0.0.1", "Address to listen on."),
     Setting("PORT", int, 5000, "Port to listen on.", minimum=1, maximum=65535),
@@ -192,7 +199,8 @@ class Config(Mapping[str, Any]):
     def __init__(self, values: Mapping[str, Value], declared: Iterable[Setting] = ()) -> None:
         """`declared`: settings of plugins, on top of our own."""
         self._values = dict(values)
-        self._secret = {setting.key for setting in (*SETTINGS, *declared) if setting.secret}
+        self._declared = tuple(declared)
+        self._secret = {setting.key for setting in (*SETTINGS, *self._declared) if setting.secret}
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key].value
@@ -208,6 +216,10 @@ class Config(Mapping[str, Any]):
 
     def origin(self, key: str) -> str:
         return self._values[key].origin
+
+    def with_changes(self, fresh: Config, keys: Iterable[str]) -> Config:
+        """A copy that has the values of `keys` from `fresh`."""
+        return Config({**self._values, **{key: Value(fresh[key], fresh.origin(key)) for key in keys}}, self._declared)
 
     def rows(self) -> list[dict[str, str]]:
         """`{key, value, origin}` of every setting, for people: secrets are masked, and one that is not there is empty."""
@@ -237,8 +249,35 @@ def load_bootstrap(environ: Mapping[str, str] = os.environ) -> Config:
         secrets_dir = found["SECRETS_DIR"].value if "SECRETS_DIR" in found else ""
         found[setting.key] = _resolve(setting, {}, file_values, secrets_dir, environ)
     if found["VAULT_ADDR"].value:
-        _refuse_missing(found, (BY_KEY["VAULT_ROLE_ID"], BY_KEY["VAULT_SECRET_ID"]))
+        _refuse_bad_log_in(found)
     return Config(found)
+
+
+def survey(
+    vault: Mapping[str, str] | None = None, environ: Mapping[str, str] = os.environ, *, more: Sequence[Setting] = ()
+) -> tuple[Config, list[str]]:
+    """As `load_config`, for people: every setting that can be resolved, and one line for each thing that is wrong."""
+    wrong: list[str] = []
+
+    def noted(load: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return load()
+        except ConfigError as error:
+            wrong.append(str(error))
+            return otherwise
+
+    file_values = noted(lambda: _config_file(environ), {})
+    found: dict[str, Value] = {}
+    for setting in (*SETTINGS, *more):
+        held = {} if setting.bootstrap or vault is None else vault
+        secrets_dir = found["SECRETS_DIR"].value if "SECRETS_DIR" in found else ""
+        resolve = partial(_resolve, setting, held, file_values, secrets_dir, environ)
+        found[setting.key] = noted(resolve, Value(None, "unusable"))
+    needed = [setting for setting in (*SETTINGS, *more) if setting.secret and setting.required]
+    noted(lambda: _refuse_missing(found, [setting for setting in needed if found[setting.key].origin != "unusable"]), None)
+    if found["VAULT_ADDR"].value:
+        noted(lambda: _refuse_bad_log_in(found), None)
+    return Config(found, more), wrong
 
 
 def load_config(
@@ -311,6 +350,13 @@ def _read_secret(setting: Setting, secrets_dir: str) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"secret {setting.file_name}: cannot read {path} ({type(error).__name__})") from error
+
+
+def _refuse_bad_log_in(found: Mapping[str, Value]) -> None:
+    secret_ids = [key for key in ("VAULT_SECRET_ID", "VAULT_WRAPPED_SECRET_ID") if found[key].value is not None]
+    if len(secret_ids) > 1:
+        raise ConfigError("secrets vault_secret_id and vault_wrapped_secret_id: only one of them may be there")
+    _refuse_missing(found, [BY_KEY[key] for key in ("VAULT_ROLE_ID", *(secret_ids or ["VAULT_SECRET_ID"]))])
 
 
 def _refuse_missing(found: Mapping[str, Value], needed: Iterable[Setting]) -> None:

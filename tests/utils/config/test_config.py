@@ -24,6 +24,7 @@ from utils.config.config import (
     load_one,
     load_plain,
     settings_table,
+    survey,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -341,3 +342,46 @@ def test_the_readme_shows_this_very_table() -> None:
     if "<!-- settings -->" in text:
         shown = text.split("<!-- settings -->")[1].split("<!-- /settings -->")[0]
         assert shown.strip() == settings_table(), "update it: python -m utils.config"
+
+
+def test_with_vault_there_is_one_secret_id_plain_or_wrapped(secrets: Path) -> None:
+    address = {"VAULT_ADDR": "http://127.0.0.1:8200"}
+    (secrets / "vault_role_id").write_text("role")
+    with pytest.raises(ConfigError, match="missing secret vault_secret_id: "):
+        load(secrets, **address)
+    (secrets / "vault_wrapped_secret_id").write_text("wrapped")
+    assert load(secrets, **address)["VAULT_WRAPPED_SECRET_ID"] == "wrapped"
+    (secrets / "vault_secret_id").write_text("plain")
+    with pytest.raises(ConfigError, match="vault_secret_id and vault_wrapped_secret_id: only one of them"):
+        load(secrets, **address)
+    (secrets / "vault_wrapped_secret_id").unlink()
+    (secrets / "vault_role_id").unlink()
+    with pytest.raises(ConfigError, match="missing secret vault_role_id: "):
+        load(secrets, **address)
+
+
+def test_changes_are_taken_key_by_key_with_their_source(secrets: Path) -> None:
+    before = load(secrets)
+    fresh = load(secrets, {"jwt_secret": f"{SECRET}-vault", "jwt_issuer": "vault"}, PORT="6000")
+    mixed = before.with_changes(fresh, {"JWT_SECRET", "PORT"})
+    assert (mixed["JWT_SECRET"], mixed.origin("JWT_SECRET")) == (f"{SECRET}-vault", "vault")
+    assert (mixed["PORT"], mixed.origin("PORT")) == (6000, "environment")
+    assert mixed["JWT_ISSUER"] == before["JWT_ISSUER"] != fresh["JWT_ISSUER"]
+    assert before["PORT"] == 5000
+
+
+def test_a_survey_of_good_settings_is_what_is_loaded(secrets: Path) -> None:
+    vault, environ = {"jwt_issuer": "vault"}, {"SECRETS_DIR": str(secrets), "PORT": "6000"}
+    config, wrong = survey(vault, environ)
+    assert wrong == []
+    assert sorted(map(str, config.rows())) == sorted(map(str, load_config(vault, environ).rows()))
+
+
+def test_a_survey_names_all_that_is_wrong_and_tells_the_rest(secrets: Path) -> None:
+    (secrets / "jwt_secret").unlink()
+    (secrets / "redis_password").unlink()
+    config, wrong = survey({"vault_addr": "not from there"}, {"SECRETS_DIR": str(secrets), "PORT": "many", "ASYNC_MODE": "fast"})
+    assert [line.split(":")[0] for line in wrong] == ["PORT", "ASYNC_MODE", "missing secret redis_password, jwt_secret"]
+    assert (config["PORT"], config.origin("PORT")) == (None, "unusable")
+    assert config["VAULT_ADDR"] == ""
+    assert config.origin("ENCRYPTION_KEY") == "secret file"
