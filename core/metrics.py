@@ -26,6 +26,8 @@ REDIS_SECONDS = Histogram("credit_redis_command_duration_seconds", "Time of one 
 BREAKER_OPEN = Gauge(
     "credit_dependency_breaker_open", "Whether calls to a dependency are refused at once (1).", ("dependency",), multiprocess_mode="livemax"
 )
+HOOK_FAILURES = Counter("credit_hook_failures_total", "Callbacks of notices that failed.", ("hook",))
+HOOK_DROPS = Counter("credit_hook_dropped_total", "Asynchronous notices dropped because their queue was full.", ("hook",))
 SOCKETS = Gauge("credit_socket_connections", "Open Socket.IO connections.", multiprocess_mode="livesum")
 SOCKET_EVENTS = Counter("credit_socket_events_total", "Socket.IO events by outcome.", ("event", "outcome"))
 

@@ -92,6 +92,7 @@ class AppManager:
             self._load_settings(lambda: load_bootstrap(*self._environ))
             configure_logging(load_plain(*self._environ))
             self._boot(app)
+            self.hooks_manager.trigger("after_boot")
         except BaseException as error:
             self.dispose()
             if isinstance(error, BootError) or not isinstance(error, Exception):
@@ -122,6 +123,8 @@ class AppManager:
 
     def dispose(self) -> None:
         """Stop the managers in reverse; every one is told, whatever the others do. Safe to call twice."""
+        if self.hooks_manager.initialized:
+            self.hooks_manager.announce_stop()
         started, self._started = self._started, []
         dispose_in_reverse({manager.name: manager for manager in started}, "manager")
 

@@ -17,7 +17,7 @@ from core.managers.base import BootError, Manager
 from tests.core.conftest import Factory
 from tests.support.in_process import booted
 from tests.support.logs import kept_logging
-from tools.error_handling.errors import Unavailable
+from tools.error_handling.errors import Forbidden, Unavailable
 
 
 def test_the_order_of_the_boot_is_the_one_of_the_design() -> None:
@@ -84,8 +84,10 @@ def boot(environment: None, log: list[str], monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(app_manager_module.AppManager, "_mount", lambda self, app: None)
         manager = AppManager()
         manager.vault_manager.settings = dict  # type: ignore[method-assign]
-        # What the AppManager itself asks of one of them.
+        # What the AppManager itself asks of some of them.
         manager.module_manager.all_modules = list  # type: ignore[method-assign,assignment]
+        manager.hooks_manager.trigger = lambda name: []  # type: ignore[method-assign,assignment,misc]
+        manager.hooks_manager.announce_stop = lambda: None  # type: ignore[method-assign]
         return manager
 
     return boot
@@ -272,6 +274,51 @@ def test_a_hook_of_a_request_is_triggered_through_the_app_manager(application: A
     application.app.test_client().get("/health/ready")
     assert [fields["route"] for fields in seen] == ["/health/live"]
     assert application.trigger_hook("session_revoked", []) == application.trigger_hook("session_revoked", [])
+
+
+def test_a_gate_before_a_request_can_refuse_it_and_its_answer_is_the_one_that_was_raised(application: AppManager) -> None:
+    def validate_auth(principal: Any) -> None:
+        raise Forbidden("Not today.", code="closed-on-sundays")
+
+    assert application.app is not None
+    client = application.app.test_client()
+    application.register_hook("before_request", validate_auth, context="/")
+    try:
+        answer = client.get("/", headers={"Accept": "application/json"})
+    finally:
+        application.hooks_manager.unregister_hook("before_request", validate_auth)
+    assert answer.status_code == 403
+    assert (answer.mimetype, json.loads(answer.data)["code"]) == ("application/problem+json", "closed-on-sundays")
+    assert client.get("/", headers={"Accept": "application/json"}).status_code == 200
+
+
+def test_the_stop_is_announced_and_queued_notices_are_heard_while_everything_still_runs(environment: None) -> None:
+    manager, heard = AppManager(), []
+    manager.initialize()
+    hooks = manager.hooks_manager
+    hooks.declare_hook("later", asynchronous=True)
+    hooks.register_hook("later", lambda data: heard.append((data, manager.redis_manager.health_check()["status"])))
+    hooks.register_hook("before_stop", lambda data: hooks.trigger("later", "at the stop"))
+    hooks.trigger("later", "before")
+    manager.dispose()
+    assert heard == [("before", "healthy"), ("at the stop", "healthy")]
+
+
+def test_what_waits_for_the_boot_hears_of_it(environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bool] = []
+    manager = AppManager()
+    mount = manager._mount
+
+    def mount_and_register(app: Flask) -> None:
+        manager.register_hook("after_boot", lambda data: heard.append(manager.app is not None))
+        mount(app)
+
+    monkeypatch.setattr(manager, "_mount", mount_and_register)
+    try:
+        manager.initialize()
+        assert heard == [True]
+    finally:
+        manager.dispose()
 
 
 def test_a_boot_that_fails_on_a_real_server_leaves_no_connection(app_manager_factory: Factory, environment: None, monkeypatch: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from core.contracts import Kind
+from core.contracts import Kind, UserEvent
 from core.modules.base_module import BaseModule
 from core.web.paging import Pager
 from core.web.routing import ADMIN, Route
@@ -37,7 +37,7 @@ class ConnectionAPI(BaseModule):
         self.users = Users(self._repository, passwords, self.sessions, app_manager.hooks_manager, pager)
         self._routes = connection_routes(self.users, self.sessions)
         for hook in ("user_created", "user_erased"):
-            app_manager.hooks_manager.declare_hook(hook, Kind.GATE)
+            app_manager.hooks_manager.declare_hook(hook, Kind.GATE, UserEvent, doc="In the transaction in which it happens.")
         app_manager.services_manager.register_service("user_directory", self.users)
         return True
 
