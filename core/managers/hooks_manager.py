@@ -63,15 +63,13 @@ class HooksManager(Manager):
     name = "hooks"
 
     def initialize(self) -> bool:
-        config = self.app_manager.config
         self._lock = threading.Lock()
         self._hooks: dict[str, Hook] = {}
         self._registered: dict[str, list[_Registration]] = {}
         self._order = 0
         self._failed = self._dropped = 0
         self._drop_logged_at = float("-inf")
-        self._seconds = config["REQUEST_TIMEOUT"]
-        self._notices = NoticeQueue("hook-notices", config["HOOK_QUEUE_MAX"])
+        self._notices = NoticeQueue("hook-notices")
         for hook in BUILT_IN:
             self.declare_hook(hook.name, hook.kind, hook.payload, doc=hook.doc)
         self.initialized = True
@@ -175,16 +173,17 @@ class HooksManager(Manager):
     def _enqueue(self, hook: Hook, data: Any, context: str | None) -> None:
         if not self._matching(hook.name, context):
             return
+        config = self.app_manager.config
         request_id, actor_id = request_context.request_id.get(), request_context.actor_id.get()
 
         def job() -> None:
             # Of the request only who asked is carried over: its deadline and what Flask knows of it end with it.
             request_context.request_id.set(request_id)
             request_context.actor_id.set(actor_id)
-            deadline.start(self._seconds)
+            deadline.start(config["REQUEST_TIMEOUT"])
             self._notify_all(hook.name, data, context)
 
-        if not self._notices.put(job):
+        if not self._notices.put(job, config["HOOK_QUEUE_MAX"]):
             self._count_drop(hook.name)
 
     def _count_drop(self, name: str) -> None:

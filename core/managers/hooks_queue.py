@@ -12,9 +12,8 @@ Job = Callable[[], None]
 class NoticeQueue:
     """Runs jobs one after the other, beside those who put them. A job must not raise."""
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._size = size
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._busy = False
@@ -24,10 +23,10 @@ class NoticeQueue:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def put(self, job: Job) -> bool:
-        """Have `job` run soon; False when the queue is full, or has ended. Never waits."""
+    def put(self, job: Job, limit: int) -> bool:
+        """Have `job` run soon; False when `limit` others wait already, or when the queue has ended. Never waits."""
         with self._changed:
-            if self._ended or len(self._jobs) >= self._size:
+            if self._ended or len(self._jobs) >= limit:
                 return False
             self._jobs.append(job)
             if self._thread is None:
