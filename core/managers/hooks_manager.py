@@ -20,7 +20,7 @@ from core.web.routing import Principal
 from tools.logger.custom_logger import custom_log, log_exception
 from utils import deadline
 
-_NAME = re.compile(r"[a-z][a-z0-9_.-]*(:[a-z][a-z0-9_.-]*)?")
+_NAME = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)?")
 _DRAIN_SECONDS = 3.0
 # A full queue says so at most this often.
 _DROP_LOG_SECONDS = 30.0
@@ -76,14 +76,14 @@ class HooksManager(Manager):
         return True
 
     def declare_hook(self, name: str, kind: Kind = Kind.NOTICE, payload: Any = None, *, asynchronous: bool = False, doc: str = "") -> None:
-        """Make `name` an event that callbacks can be registered for; a plugin's own are called `{plugin}:{event}`.
+        """Make `name` an event that callbacks can be registered for; a plugin's own are called `{plugin}.{event}`.
 
         `payload`: the type of its data, checked at each trigger (None: anything). `asynchronous`: the callbacks of a notice run
         later, on a thread of their own, in the order of the triggers. Whoever listens may declare the event too, with or
         without the payload; raises ValueError when it exists in another form, TypeError for a payload that cannot be checked.
         """
         if not _NAME.fullmatch(name):
-            raise ValueError(f"hook {name!r}: use lower case, such as `order_paid` or `my_plugin:order_paid`")
+            raise ValueError(f"hook {name!r}: use lower case, such as `order_paid` or `my_plugin.order_paid`")
         if asynchronous and kind is Kind.GATE:
             raise ValueError(f"hook {name!r}: a gate cannot be asynchronous, since it must be able to refuse")
         hook = Hook(name, kind, doc, payload, asynchronous, payload_checker(name, payload))
@@ -101,8 +101,13 @@ class HooksManager(Manager):
     def unregister_hook(self, name: str, callback: Callable[..., Any]) -> None:
         """Never call `callback` for `name` again, in whatever context it was registered; queued notices pass it by too."""
         with self._lock:
-            self._hook(name)
             self._registered[name] = [entry for entry in self._registered.get(name, ()) if entry.callback != callback]
+
+    def withdraw_hook(self, name: str) -> None:
+        """Take back a `declare_hook`, with all that listens to it."""
+        with self._lock:
+            self._hooks.pop(name, None)
+            self._registered.pop(name, None)
 
     def trigger(self, name: str, data: Any = None, context: str | None = None) -> list[Any]:
         """Run the callbacks of `name` in order; what they returned (of an asynchronous notice: nothing).

@@ -182,7 +182,7 @@ class RedisManager(Manager):
 
     def members(self, *keys: str) -> list[str]:
         """The members of all the sets `keys` whose lease has not ended, in one round trip."""
-        return [member.decode() for member in self.run_script(scripts.MEMBERS, keys, [])]
+        return [member.decode() for member in self.run_script(scripts.MEMBERS, keys, [])] if keys else []
 
     # Below the values
 
