@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +25,7 @@ from utils import deadline
 
 TIMEOUT = 0.3
 CALLERS = 8
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +228,43 @@ def test_a_load_that_outlives_its_lock_is_not_begun_twice_in_its_worker(redis: R
     eventually(lambda: redis._client.exists(f"load:{redis.pseudonym(key)}"), 5)
     load.go.set()
     assert (first.result(10), second.result(10), load.calls) == ("value", "value", 1)
+
+
+GREEN = """
+import json, sys
+from utils import green
+green.patch(sys.argv[1])
+import threading, time
+from core.managers.redis_manager import RedisManager
+from tests.support.in_process import Managers
+assert green.current_mode() == sys.argv[1]
+managers = Managers(json.loads(sys.stdin.read()), "redis")
+redis, calls, found = managers.redis_manager, [], []
+def load():
+    calls.append(1)
+    time.sleep(0.1)
+    return {"a": 1}
+for key in ("redis", "away"):
+    if key == "away":
+        redis._breaker.failed(), redis._breaker.failed(), redis._breaker.failed()
+    threads = [threading.Thread(target=lambda: found.append(redis.cached(key, load, 60, ["tag"]))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+assert found == [{"a": 1}] * 40, found
+assert len(calls) == 2, len(calls)
+managers.dispose()
+print("ok")
+"""
+
+
+@pytest.mark.parametrize("mode", ["eventlet", "gevent"])
+def test_of_many_green_threads_one_loads(mode: str, environ: dict[str, str], own_redis: RedisServer) -> None:
+    settings = json.dumps({**environ, "REDIS_URL": own_redis.url})
+    command = [sys.executable, "-W", "ignore", "-c", GREEN, mode]
+    done = subprocess.run(command, cwd=ROOT, input=settings, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "ok"), done.stderr
 
 
 # Early refresh
