@@ -6,6 +6,9 @@ import base64
 import hashlib
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+from typing_extensions import TypedDict
 
 ACCESS, REFRESH = "access", "refresh"
 IDENTIFIER_TYPES = ("ip", "user", "api_key")
@@ -18,6 +21,24 @@ class Kind(Enum):
 
     GATE = "gate"
     NOTICE = "notice"
+
+
+class RequestFields(TypedDict):
+    """What `after_request` tells: `route` is a template, `duration_ms` milliseconds, `user_id` None for the unknown."""
+
+    request_id: str
+    method: str
+    route: str
+    status: int
+    duration_ms: float
+    user_id: str | None
+
+
+class UserEvent(TypedDict):
+    """What `user_created` and `user_erased` tell: the user, and the session of the transaction in which it happens."""
+
+    user_id: str
+    session: Any
 
 
 @dataclass(frozen=True)

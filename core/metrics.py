@@ -22,6 +22,12 @@ POSTING_SECONDS = Histogram("credit_posting_duration_seconds", "Time of one grou
 BATCH_SIZE = Histogram("credit_posting_batch_size", "Money verbs in one group commit.", buckets=_BATCH)
 QUEUE_LENGTH = Gauge("credit_posting_queue_length", "Money verbs that wait for a commit.", multiprocess_mode="livesum")
 REPLAYS = Counter("credit_idempotency_replays_total", "Money verbs answered from their idempotency record.")
+REDIS_SECONDS = Histogram("credit_redis_command_duration_seconds", "Time of one round trip to Redis.", buckets=_LATENCY)
+BREAKER_OPEN = Gauge(
+    "credit_dependency_breaker_open", "Whether calls to a dependency are refused at once (1).", ("dependency",), multiprocess_mode="livemax"
+)
+HOOK_FAILURES = Counter("credit_hook_failures_total", "Callbacks of notices that failed.", ("hook",))
+HOOK_DROPS = Counter("credit_hook_dropped_total", "Asynchronous notices dropped because their queue was full.", ("hook",))
 SOCKETS = Gauge("credit_socket_connections", "Open Socket.IO connections.", multiprocess_mode="livesum")
 SOCKET_EVENTS = Counter("credit_socket_events_total", "Socket.IO events by outcome.", ("event", "outcome"))
 # A series of its own, so that there is none where Vault is not in use.

@@ -127,6 +127,12 @@ class PluginScope(View):
         return PluginDatabase(self, self._real.database_manager)
 
     @property
+    def redis_manager(self) -> Any:
+        """Values of its own; the built-in ones use the whole manager."""
+        redis = self._real.redis_manager
+        return redis if self.plugin.built_in else redis.namespace(f"plugin:{self.key}")
+
+    @property
     def module_manager(self) -> PluginModules:
         return PluginModules(self, self._real.module_manager)
 

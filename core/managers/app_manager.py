@@ -102,6 +102,7 @@ class AppManager:
             configure_logging(load_plain(*self._environ))
             self._boot(app)
             self.settings_refresh.start()
+            self.hooks_manager.trigger("after_boot")
         except BaseException as error:
             self.dispose()
             if isinstance(error, BootError) or not isinstance(error, Exception):
@@ -133,6 +134,8 @@ class AppManager:
     def dispose(self) -> None:
         """Stop the managers in reverse; every one is told, whatever the others do. Safe to call twice."""
         self.settings_refresh.stop()
+        if self.hooks_manager.initialized:
+            self.hooks_manager.announce_stop()
         self._checks.stop()
         self._health = (float("-inf"), {})
         started, self._started = self._started, []

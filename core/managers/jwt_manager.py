@@ -28,8 +28,6 @@ _LEEWAY_SECONDS = 30
 # How long a session counts as active without asking the record again.
 _FLAG_SECONDS = 60
 _RETRY_SECONDS = 0.5
-_REVOKE = "for _, key in ipairs(KEYS) do redis.call('SET', key, '0', 'EX', ARGV[1]) end"
-_FLAG_ACTIVE = "redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1])"
 _VERIFIED_MAX = 4096
 _UNUSABLE = "The token is not valid."
 
@@ -138,9 +136,9 @@ class JWTManager(Manager):
     def is_session_revoked(self, session_id: str) -> bool:
         """Whether the session was ended; of one that was never recorded nobody can say so."""
         with suppress(Unavailable):
-            flag = self.app_manager.redis_manager.read_flag(self.session_key(session_id))
-            if flag is not None:
-                return flag == b"0"
+            is_active = self.app_manager.redis_manager.get_token(self.session_key(session_id))
+            if is_active is not None:
+                return not is_active
         session = self.app_manager.database_manager.find_one("user_sessions", {"_id": session_id}, projection=("revoked_at",))
         return session is not None and session["revoked_at"] is not None
 
@@ -174,7 +172,7 @@ class JWTManager(Manager):
     def _announce(self, session_ids: Sequence[str]) -> None:
         """Say in Redis, and to who else wants to know, that these sessions have ended."""
         keys = [self.session_key(session_id) for session_id in session_ids]
-        self.app_manager.redis_manager.run_script(_REVOKE, keys, [self._ttl[ACCESS] + 2 * _LEEWAY_SECONDS])
+        self.app_manager.redis_manager.revoke_tokens(keys, self._ttl[ACCESS] + 2 * _LEEWAY_SECONDS)
         self.app_manager.hooks_manager.trigger("session_revoked", list(session_ids))
 
     def _announce_later(self, session_ids: list[str]) -> None:
@@ -190,7 +188,7 @@ class JWTManager(Manager):
         """Let the next requests know, for a while, that the session (or API key) was found alive in the record."""
         try:
             # Only where there is none: a revocation that came in between must not be overwritten.
-            self.app_manager.redis_manager.run_script(_FLAG_ACTIVE, [self.session_key(session_id)], [_FLAG_SECONDS])
+            self.app_manager.redis_manager.set_token(self.session_key(session_id), _FLAG_SECONDS)
         except Unavailable:
             return
 

@@ -253,8 +253,7 @@ class WebSocketManager(Manager):
         leases = [(f"room:{room}", c.sid) for c in self._connections.values() for room in c.rooms]
         for start in range(0, len(leases), _LEASES_AT_ONCE):
             chunk = leases[start : start + _LEASES_AT_ONCE]
-            args = [_LEASE_SECONDS, *(sid for _, sid in chunk)]
-            self.app_manager.redis_manager.run_script(_RENEW, [key for key, _ in chunk], args)
+            self.app_manager.redis_manager.renew_members(chunk, _LEASE_SECONDS)
 
     # Events
 
@@ -300,8 +299,8 @@ class WebSocketManager(Manager):
         if len(connection.rooms) >= _ROOMS_PER_SOCKET and body.room not in connection.rooms:
             raise Conflict("This socket is in too many rooms.", code="too-many-rooms", limit=_ROOMS_PER_SOCKET)
         limit = self.app_manager.config["ROOM_MAX_MEMBERS"]
-        size = self.app_manager.redis_manager.run_script(_JOIN, [f"room:{body.room}"], [connection.sid, _LEASE_SECONDS, limit])
-        if size < 0:
+        size = self.app_manager.redis_manager.join(f"room:{body.room}", connection.sid, limit, _LEASE_SECONDS)
+        if size is None:
             raise Conflict("The room is full.", code="room-full", limit=limit)
         join_room(body.room)
         connection.rooms.add(body.room)
@@ -415,27 +414,3 @@ def _bound_eventlet_messages() -> None:
     bounded.bounded = True  # type: ignore[attr-defined]
     message.push = bounded
     websocket.WebSocketWSGI._handle_legacy_request = refuse
-
-
-# Check and join in one step, so that two who race for the last place cannot both get it. ARGV: member, lease, limit.
-_JOIN = """
-local now = tonumber(redis.call('TIME')[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local size = redis.call('ZCARD', KEYS[1])
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
-  if size >= tonumber(ARGV[3]) then return -1 end
-  size = size + 1
-end
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-return size
-"""
-
-# Renew many leases in one round trip. ARGV: lease, then one member for each key.
-_RENEW = """
-local now = tonumber(redis.call('TIME')[1])
-for i, key in ipairs(KEYS) do
-  redis.call('ZADD', key, now + tonumber(ARGV[1]), ARGV[i + 1])
-  redis.call('EXPIRE', key, ARGV[1])
-end
-"""

@@ -20,7 +20,7 @@ from tests.support.in_process import booted
 from tests.support.logs import kept_logging
 from tests.support.plugins import Installer, plugin
 from tests.support.polling import eventually
-from tools.error_handling.errors import Unavailable
+from tools.error_handling.errors import Forbidden, Unavailable
 from utils.config.config import Setting
 
 
@@ -88,9 +88,11 @@ def boot(environment: None, log: list[str], monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(app_manager_module.AppManager, "_mount", lambda self, app: None)
         manager = AppManager()
         manager.vault_manager.settings = dict  # type: ignore[method-assign]
-        # What the AppManager itself asks of one of them.
+        # What the AppManager itself asks of some of them.
         manager.module_manager.all_modules = list  # type: ignore[method-assign,assignment]
         manager.plugin_manager.prepare = manager.module_manager.prepare = lambda: None  # type: ignore[method-assign]
+        manager.hooks_manager.trigger = lambda name: []  # type: ignore[method-assign,assignment,misc]
+        manager.hooks_manager.announce_stop = lambda: None  # type: ignore[method-assign]
         return manager
 
     return boot
@@ -416,6 +418,51 @@ def test_the_templates_of_an_app_of_ones_own_are_found_too(environment: None, tm
         manager.initialize(app)
         with app.app_context():
             assert render_template("mine.html") == "mine"
+    finally:
+        manager.dispose()
+
+
+def test_a_gate_before_a_request_can_refuse_it_and_its_answer_is_the_one_that_was_raised(application: AppManager) -> None:
+    def validate_auth(principal: Any) -> None:
+        raise Forbidden("Not today.", code="closed-on-sundays")
+
+    assert application.app is not None
+    client = application.app.test_client()
+    application.register_hook("before_request", validate_auth, context="/")
+    try:
+        answer = client.get("/", headers={"Accept": "application/json"})
+    finally:
+        application.hooks_manager.unregister_hook("before_request", validate_auth)
+    assert answer.status_code == 403
+    assert (answer.mimetype, json.loads(answer.data)["code"]) == ("application/problem+json", "closed-on-sundays")
+    assert client.get("/", headers={"Accept": "application/json"}).status_code == 200
+
+
+def test_the_stop_is_announced_and_queued_notices_are_heard_while_everything_still_runs(environment: None) -> None:
+    manager, heard = AppManager(), []
+    manager.initialize()
+    hooks = manager.hooks_manager
+    hooks.declare_hook("later", asynchronous=True)
+    hooks.register_hook("later", lambda data: heard.append((data, manager.redis_manager.health_check()["status"])))
+    hooks.register_hook("before_stop", lambda data: hooks.trigger("later", "at the stop"))
+    hooks.trigger("later", "before")
+    manager.dispose()
+    assert heard == [("before", "healthy"), ("at the stop", "healthy")]
+
+
+def test_what_waits_for_the_boot_hears_of_it(environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bool] = []
+    manager = AppManager()
+    mount = manager._mount
+
+    def mount_and_register(app: Flask) -> None:
+        manager.register_hook("after_boot", lambda data: heard.append(manager.app is not None))
+        mount(app)
+
+    monkeypatch.setattr(manager, "_mount", mount_and_register)
+    try:
+        manager.initialize()
+        assert heard == [True]
     finally:
         manager.dispose()
 

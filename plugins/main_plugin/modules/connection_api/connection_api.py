@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from core.contracts import API_KEYS, Kind
+from core.contracts import API_KEYS, Kind, UserEvent
 from core.modules.base_module import BaseModule
 from core.web.paging import Pager
 from core.web.routing import ADMIN, Principal, Route
@@ -57,7 +57,7 @@ class ConnectionAPI(BaseModule):
         )
         self._routes = connection_routes(self.users, self.sessions, self.api_keys)
         for hook in ("user_created", "user_erased"):
-            app_manager.hooks_manager.declare_hook(hook, Kind.GATE)
+            app_manager.hooks_manager.declare_hook(hook, Kind.GATE, UserEvent, doc="In the transaction in which it happens.")
         services.register_service("user_directory", self.users)
         services.register_service(API_KEYS, self.api_keys)
         self.api_keys.uses.start()
