@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 ACCESS, REFRESH = "access", "refresh"
+# The database's users, each with a pool of its own.
+READ_WRITE, READ_ONLY, ADMIN = "read_write", "read_only", "admin"
 IDENTIFIER_TYPES = ("ip", "user", "api_key")
 
 
@@ -20,10 +22,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class FieldRules:
-    """How a collection's fields are stored: `lookup` deterministic (searchable), `sealed` randomised."""
+    """How a collection's fields are stored: `lookup` deterministic (searchable), `sealed` randomised.
+
+    `private` ones are no criteria of a search, and only in what is found when the search names them.
+    """
 
     lookup: tuple[str, ...] = ()
     sealed: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import click
 from flask import Flask
 
+from core.cli.audit import audit
+from core.cli.migrations import migrations
 from core.cli.settings import settings
 
 # Each starts what it needs itself (`booted`), so that help, and checks of a broken deployment, work while servers are down.
-COMMANDS: tuple[click.Command, ...] = (settings,)
+COMMANDS: tuple[click.Command, ...] = (audit, migrations, settings)
 
 
 def called_by_flask() -> bool:

@@ -5,12 +5,14 @@ Redis is never the record: whatever it forgets is found again in MongoDB.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import select
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -120,6 +122,29 @@ class RedisManager(Manager):
 
     def exists(self, key: str) -> bool:
         return bool(self.guard(lambda: self._client.exists(key)))
+
+    # Cached results
+
+    def cached(self, key: str, load: Callable[[], Any], ttl: int, tags: Sequence[str] = ()) -> Any:
+        """The value (JSON-able) under `key`, or that of `load`, kept for `ttl` seconds or until a tag is invalidated."""
+        try:
+            found = self.get(key)
+        except Unavailable:
+            return load()
+        if found is not None:
+            return found[0]
+        value = load()
+        with suppress(Unavailable):
+            self.set(key, [value], ttl=ttl)
+            for tag in tags:
+                self.guard(functools.partial(self._client.sadd, f"tag:{tag}", key))
+        return value
+
+    def invalidate_tags(self, *tags: str) -> None:
+        """Forget everything that was cached under one of `tags`."""
+        for tag in tags:
+            keys = self.guard(functools.partial(self._client.smembers, f"tag:{tag}"))
+            self.delete(f"tag:{tag}", *(key.decode() for key in keys))
 
     # Sessions
 
