@@ -40,8 +40,11 @@ class FieldCodec:
     def encrypt_update(self, collection: str, query: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
         """Raises ValueError for an encrypted field of a document that is not named by its id, to which a sealed value is bound."""
         rules = self._rules.get(collection)
-        fields = update.get("$set", {})
-        if rules is None or not {*rules.lookup, *rules.sealed}.intersection(fields):
+        if rules is None:
+            return dict(update)
+        fields, encrypted = update.get("$set", {}), {*rules.lookup, *rules.sealed}
+        _refuse_partial_changes(update, encrypted)
+        if not encrypted.intersection(fields):
             return dict(update)
         if not isinstance(query.get("_id"), str):
             raise ValueError("an update of encrypted fields has to name its document by _id")
@@ -73,3 +76,11 @@ class FieldCodec:
             return [*wished, *reveal]
         hidden = [name for name in self.rules(collection).private if name not in reveal]
         return dict.fromkeys(hidden, False) if hidden else None
+
+
+def _refuse_partial_changes(update: Mapping[str, Any], encrypted: set[str]) -> None:
+    """An encrypted field is set as a whole or removed: any other change of it would lie there in plain."""
+    for operator, paths in update.items():
+        for path in paths if operator != "$unset" else ():
+            if path.partition(".")[0] in encrypted and (operator != "$set" or "." in path):
+                raise ValueError(f"{path} is encrypted: it can only be set as a whole, or removed")

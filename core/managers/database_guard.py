@@ -79,7 +79,7 @@ class _Count:
 
 def _unsafe(name: Any, message: str) -> Unprocessable:
     # A name from outside may be of any length, and hold what no answer should.
-    shown = name if isinstance(name, str) and name.isprintable() else "value"
+    shown = name if isinstance(name, str) and name and name.isprintable() else "value"
     return UnsafeValue.of_field(shown[:64], message)
 
 
@@ -94,7 +94,7 @@ def _check_criteria(query: Any, rules: FieldRules, depth: int) -> None:
                 _check_criteria(part, rules, depth - 1)
         elif not isinstance(name, str) or not name or name.startswith("$") or "\x00" in name:
             raise _unsafe(name, "is no name of a field")
-        elif name in rules.private or name in rules.sealed:
+        elif name.partition(".")[0] in (*rules.private, *rules.sealed):
             raise _unsafe(name, "cannot be searched for")
         elif name in rules.lookup:
             # Encrypted before it is compared: there is nothing to compare with but a text.

@@ -19,11 +19,13 @@ _UNSTAMPED = {"stamp": None}
 
 
 def pending(database: DatabaseManager) -> int:
+    """How many rows have no stamp yet."""
     with database.errors(_COUNT_SECONDS):
         return database.collection(_ROWS).count_documents(_UNSTAMPED)
 
 
 def up(database: DatabaseManager, progress: Progress) -> None:
+    """Stamp them, a thousand at a time."""
     # Nobody but the admin may change what is append-only.
     rows = database.collection(_ROWS, ADMIN)
     stamp = {"$currentDate": {"stamp": {"$type": "timestamp"}}}
