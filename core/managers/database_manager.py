@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pymongo
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
-from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.results import DeleteResult, UpdateResult
 from pymongo.write_concern import WriteConcern
@@ -30,7 +30,6 @@ from tools.error_handling.errors import Unavailable
 from tools.logger.custom_logger import custom_log, log_exception, log_function
 from utils import deadline
 from utils.background import Ticker
-from utils.backoff import backoff
 from utils.collections import apply_collections
 
 if TYPE_CHECKING:
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
 _PREPARE_SECONDS = 3600.0
 _CACHE_SECONDS = 300
 _LIMIT = 100
-# Without a primary for longer than this, no election is under way any more, and nobody waits for its end.
-_ELECTION_SECONDS = 15.0
-_FIRST_PAUSE, _LARGEST_PAUSE = 0.05, 0.4
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -89,7 +85,7 @@ class DatabaseManager(Manager):
         self._fields.declare(collection, rules)
 
     def declare_cached(self, *collections: str) -> None:
-        """Say, in every worker, that queries of `collections` are cached: their writes then make the cache forget them."""
+        """Say, in every worker, that queries of `collections` are cached: a write then has them forgotten, after its commit."""
         self._cached = self._cached.union(collections)
 
     # Operations
@@ -178,11 +174,10 @@ class DatabaseManager(Manager):
     def get_cached_query(self, query_key: str, query_func: Callable[[], Any], ttl: int = _CACHE_SECONDS, tags: Sequence[str] = ()) -> Any:
         """The result of `query_func` (JSON-able), kept in Redis under `query_key` for `ttl` seconds; asked anew while Redis is away.
 
-        `tags`: the collections that it reads; a write to one of them ends its time. Raises ValueError for one that is not declared.
+        `tags`: what ends its time earlier; a collection that was declared as cached does so with each of its writes.
         """
-        if not self._cached.issuperset(tags):
-            raise ValueError(f"not declared with declare_cached: {', '.join(sorted(set(tags) - self._cached))}")
-        return self.app_manager.redis_manager.cached(query_key, query_func, ttl, [_tag(name) for name in tags])
+        named = [_tag(tag) if tag in self._cached else tag for tag in tags]
+        return self.app_manager.redis_manager.cached(query_key, query_func, ttl, named)
 
     # The audit log
 
@@ -294,21 +289,9 @@ class DatabaseManager(Manager):
         return self._fields.encrypt_query(collection, query), self._fields.projection(collection, projection, reveal)
 
     def _read(self, read: Callable[[], T]) -> T:
-        """`read`, and again within the deadline when an election outlasts the driver's own patience (it retries all else itself)."""
+        # The driver looks for a server, and repeats a read that failed on the way, until the deadline: an election goes unnoticed.
         with self.errors():
-            pauses = backoff(_FIRST_PAUSE, _LARGEST_PAUSE, deadline.remaining(self.app_manager.config["REQUEST_TIMEOUT"]))
-            while True:
-                try:
-                    return read()
-                except ServerSelectionTimeoutError:
-                    pause = next(pauses, None)
-                    if pause is None or not self._may_be_electing():
-                        raise
-                    time.sleep(pause)
-
-    def _may_be_electing(self) -> bool:
-        lost_at = self._roles[READ_WRITE].primary.lost_at
-        return lost_at is None or time.monotonic() - lost_at < _ELECTION_SECONDS
+            return read()
 
     # Writing
 

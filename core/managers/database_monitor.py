@@ -6,7 +6,6 @@ The listeners run inside every command, those that move credits too: they count 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -178,10 +177,9 @@ class PoolMonitor(ConnectionPoolListener):
 
 
 class PrimaryMonitor(TopologyListener):
-    """Notices when the primary changes or vanishes. `lost_at`: since when there is none (monotonic), None while there is one."""
+    """Notices when the primary changes or vanishes."""
 
     def __init__(self) -> None:
-        self.lost_at: float | None = time.monotonic()
         self.closing = False
         self._primary: Any = None
         self._was_known = False
@@ -191,7 +189,6 @@ class PrimaryMonitor(TopologyListener):
         primary = next((address for address, server in servers.items() if server.server_type_name == "RSPrimary"), None)
         if primary == self._primary or self.closing:
             return
-        self.lost_at = None if primary is not None else time.monotonic()
         if self._was_known:
             metrics.MONGO_PRIMARY_CHANGES.inc()
             custom_log("mongodb primary changed", level="WARNING", known=primary is not None)
