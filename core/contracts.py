@@ -11,6 +11,8 @@ from typing import Any
 from typing_extensions import TypedDict
 
 ACCESS, REFRESH = "access", "refresh"
+# The database's users, each with a pool of its own.
+READ_WRITE, READ_ONLY, ADMIN = "read_write", "read_only", "admin"
 IDENTIFIER_TYPES = ("ip", "user", "api_key")
 # The service that knows the API keys (a KeyVerifier), registered by whoever keeps the users.
 API_KEYS = "api_keys"
@@ -43,10 +45,14 @@ class UserEvent(TypedDict):
 
 @dataclass(frozen=True)
 class FieldRules:
-    """How a collection's fields are stored: `lookup` deterministic (searchable), `sealed` randomised."""
+    """How a collection's fields are stored: `lookup` deterministic (searchable), `sealed` randomised.
+
+    `private` ones are no criteria of a search, and only in what is found when the search names them.
+    """
 
     lookup: tuple[str, ...] = ()
     sealed: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

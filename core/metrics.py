@@ -40,6 +40,19 @@ for _what in ("token", "lease", "secret"):
 for _outcome in ("taken", "refused", "unusable", "unavailable", "failed"):
     SETTINGS_REFRESHES.labels(_outcome)
 
+MONGO_SECONDS = Histogram("credit_mongodb_command_duration_seconds", "Time of a command to MongoDB.", ("command", "role"), buckets=_LATENCY)
+MONGO_FAILURES = Counter("credit_mongodb_command_failures_total", "Commands to MongoDB that failed.", ("command", "role"))
+MONGO_SLOW = Counter("credit_mongodb_slow_commands_total", "Commands to MongoDB that took longer than MONGODB_SLOW_MS.", ("role",))
+MONGO_POOL_SIZE = Gauge("credit_mongodb_pool_connections", "Open connections to MongoDB.", ("role",), multiprocess_mode="livesum")
+MONGO_POOL_USED = Gauge("credit_mongodb_pool_in_use", "Connections to MongoDB that are being used.", ("role",), multiprocess_mode="livesum")
+MONGO_POOL_WAIT = Counter("credit_mongodb_pool_wait_seconds_total", "Time spent waiting for a connection to MongoDB.", ("role",))
+MONGO_PRIMARY_CHANGES = Counter("credit_mongodb_primary_changes_total", "Times that a worker saw the primary change or vanish.")
+AUDIT_CHAIN_OK = Gauge("credit_audit_chain_ok", "1 while the sealed audit log is as it was sealed, else 0.", multiprocess_mode="mostrecent")
+AUDIT_UNSEALED = Gauge(
+    "credit_audit_unsealed_rows", "Audit rows that wait for their seal, counted up to 10000.", multiprocess_mode="mostrecent"
+)
+AUDIT_LAST_SEALED = Gauge("credit_audit_last_sealed_timestamp_seconds", "When the last seal was made.", multiprocess_mode="mostrecent")
+
 
 # Looking a labelled metric up costs more than counting in it, and there are only as many as routes and statuses.
 _request_metrics: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}

@@ -484,5 +484,5 @@ def test_a_boot_that_fails_on_a_real_server_leaves_no_connection(app_manager_fac
     manager = AppManager()
     with pytest.raises(BootError, match=r"03/11 redis: redis at 127.0.0.1:1/0: not reachable"):
         manager.initialize()
-    assert manager.database_manager._clients == {}
+    assert manager.database_manager._roles == {}
     assert not any(getattr(manager, f"{m.name}_manager").initialized for m in BOOT_ORDER)

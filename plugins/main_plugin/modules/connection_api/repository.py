@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _USERS, _SESSIONS = "users", "user_sessions"
 _SESSIONS_AT_ONCE = 1000
+# Lists never bring it along.
+_PRIVATE = ("password_hash",)
 
 
 class ConnectionRepository:
@@ -25,7 +27,7 @@ class ConnectionRepository:
 
     def __init__(self, database: DatabaseManager) -> None:
         self._database = database
-        database.declare_fields(_USERS, FieldRules(lookup=("username", "email"), sealed=("profile",)))
+        database.declare_fields(_USERS, FieldRules(lookup=("username", "email"), sealed=("profile",), private=_PRIVATE))
         database.declare_fields(_SESSIONS, FieldRules(sealed=("user_agent",)))
 
     def transaction(self, work: Callable[[ClientSession], Any]) -> Any:
@@ -41,13 +43,13 @@ class ConnectionRepository:
         self._database.insert_one(_USERS, {**user, **_names(user["profile"])}, session)
 
     def find_user(self, user_id: str, session: ClientSession | None = None) -> dict[str, Any] | None:
-        return self._database.find_one(_USERS, {"_id": user_id}, session=session)
+        return self._database.find_one(_USERS, {"_id": user_id}, reveal=_PRIVATE, session=session)
 
     def find_by_username(self, username: str, session: ClientSession | None = None) -> dict[str, Any] | None:
-        return self._database.find_one(_USERS, {"username": compared_username(username)}, session=session)
+        return self._database.find_one(_USERS, {"username": compared_username(username)}, reveal=_PRIVATE, session=session)
 
     def find_by_email(self, email: str, session: ClientSession | None = None) -> dict[str, Any] | None:
-        return self._database.find_one(_USERS, {"email": compared_email(email)}, session=session)
+        return self._database.find_one(_USERS, {"email": compared_email(email)}, reveal=_PRIVATE, session=session)
 
     def find_users(self, filters: Mapping[str, Any], before: str | None, limit: int) -> list[dict[str, Any]]:
         """Up to `limit` users, newest first, with ids below `before`."""

@@ -49,10 +49,10 @@ def refused(kind: type[AppError], code: str, call: Any, *args: Any, **options: A
 def test_on_initialization_it_has_all_three_database_roles_redis_jwt_and_the_error_handler(
     application: AppManager, api: ConnectionAPI, user: Row, http: FlaskClient
 ) -> None:
-    roles = application.database_manager._clients
+    roles = application.database_manager._roles
     assert set(roles) == {"read_write", "read_only", "admin"}
-    for role, client in roles.items():
-        assert client.options.pool_options.appname == f"credit-system-{role}"
+    for role, held in roles.items():
+        assert held.client.options.pool_options.appname == f"credit-system-{role}"
     assert api.execute_query("users_public", {"_id": user["id"]})[0]["role"] == "user"
     tokens = api.create_session(user["id"])
     assert application.jwt_manager.is_token_valid(tokens["access_token"])
