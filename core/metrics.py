@@ -25,6 +25,14 @@ REPLAYS = Counter("credit_idempotency_replays_total", "Money verbs answered from
 SOCKETS = Gauge("credit_socket_connections", "Open Socket.IO connections.", multiprocess_mode="livesum")
 SOCKET_EVENTS = Counter("credit_socket_events_total", "Socket.IO events by outcome.", ("event", "outcome"))
 
+SERVICE_CALLS = Counter("credit_service_calls_total", "Calls to external services.", ("service", "kind", "outcome"))
+SERVICE_SECONDS = Histogram(
+    "credit_service_call_duration_seconds", "Time of a call to an external service.", ("service",), buckets=_LATENCY
+)
+SERVICE_RETRIES = Counter("credit_service_retries_total", "Calls to external services that were tried once more.", ("service",))
+SERVICE_EJECTIONS = Counter("credit_service_ejections_total", "Addresses taken out of use after failures.", ("service",))
+SERVICE_BREAKER_OPEN = Gauge("credit_service_breaker_open", "Workers that ask it no more.", ("service",), multiprocess_mode="livesum")
+ERRORS = Counter("credit_errors_total", "Errors answered, by code.", ("code",))
 
 # Looking a labelled metric up costs more than counting in it, and there are only as many as routes and statuses.
 _request_metrics: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
