@@ -48,6 +48,11 @@ def observe_request(method: str, route: str, status: int, seconds: float) -> Non
     found[1].observe(seconds)
 
 
+def count_error(code: str) -> None:
+    """Count one error that was answered; the codes are those of our errors and of the framework."""
+    ERRORS.labels(code).inc()
+
+
 def exposition() -> bytes:
     """All metrics in Prometheus' text format, over all workers where there are several."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:

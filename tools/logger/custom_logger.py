@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import logging
 import re
@@ -48,14 +49,7 @@ class _Line(logging.Formatter):
         return line
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  the name is logging's
-        """A traceback and those of its causes; of a driver's error only the name, since its text may hold what was to be stored."""
-        parts: list[str] = []
-        error: BaseException | None = ei[1]
-        while error is not None and len(parts) < _CAUSES:
-            text = "" if type(error).__module__.startswith(_DRIVERS) else f": {text_of(error)}"
-            parts.append("".join(format_tb(error.__traceback__)) + type(error).__qualname__ + text)
-            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        return "\ncaused by:\n".join(parts)
+        return traceback_of(ei[1])
 
     def render(self, record: logging.LogRecord, message: str, fields: dict[str, Any], traceback: str) -> str:
         raise NotImplementedError
@@ -78,6 +72,16 @@ class _TextLine(_Line):
         parts = [_time_of(record), f"{record.levelname:<7}", message, *(f"{key}={value}" for key, value in fields.items())]
         text = " ".join([*parts, traceback]).rstrip()
         return text.replace("\\", "\\\\").replace("\r", "\\r").replace("\n", "\\n")
+
+
+def traceback_of(error: BaseException | None) -> str:
+    """A traceback and those of its causes; of a driver's error only the name, since its text may hold what was to be stored."""
+    parts: list[str] = []
+    while error is not None and len(parts) < _CAUSES:
+        text = "" if type(error).__module__.startswith(_DRIVERS) else f": {text_of(error)}"
+        parts.append("".join(format_tb(error.__traceback__)) + type(error).__qualname__ + text)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\ncaused by:\n".join(parts)
 
 
 def _time_of(record: logging.LogRecord) -> str:
@@ -149,26 +153,37 @@ def log_function(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
-        outcome = "raised"
+        outcome: dict[str, Any] = {"outcome": "returned"}
         try:
-            result = function(*args, **kwargs)
-            outcome = "returned"
-            return result
+            return function(*args, **kwargs)
+        except BaseException as error:
+            outcome = {"outcome": "raised", "error": type(error).__name__}
+            raise
         finally:
             elapsed = round((time.perf_counter() - started) * 1000, 3)
-            _emit(_FUNCTION, function.__qualname__, "INFO", {"outcome": outcome, "duration_ms": elapsed})
+            _emit(_FUNCTION, function.__qualname__, "INFO", {**outcome, "duration_ms": elapsed})
 
     return wrapper
 
 
-def log_game_event(event: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: a successful call of the function is an event of that name in game_play.log."""
+def log_game_event(event: str, *arguments: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: a successful call of the function is an event of that name in game_play.log.
+
+    `arguments`: the names of those of its parameters whose values are fields of the event; ValueError for one it does not have.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(function)
+        unknown = [name for name in arguments if name not in signature.parameters]
+        if unknown:
+            raise ValueError(f"{function.__qualname__} has no parameter {', '.join(unknown)}")
+
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             result = function(*args, **kwargs)
-            game_log(event)
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            _emit(_GAME, event, "INFO", {name: given.arguments[name] for name in arguments})
             return result
 
         return wrapper

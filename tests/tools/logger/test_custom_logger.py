@@ -221,8 +221,8 @@ def divide(dividend: int, divisor: int) -> float:
     return dividend / divisor
 
 
-@log_game_event("credits granted")
-def grant(amount: int) -> int:
+@log_game_event("credits granted", "amount", "to", "token")
+def grant(amount: int, to: str = "nobody", *, token: str = WORD, memo: str = WORD) -> int:
     """Grant."""
     if amount < 1:
         raise ValueError(amount)
@@ -242,6 +242,7 @@ def test_a_logged_function_leaves_name_time_and_outcome_and_never_its_arguments(
         divide(424242, 0)
     returned, raised = logs.lines("function")
     assert (returned["message"], returned["outcome"], raised["outcome"]) == ("divide", "returned", "raised")
+    assert ("error" not in returned, raised["error"]) == (True, "ZeroDivisionError")
     assert 0 <= returned["duration_ms"] < 1000
     assert "424242" not in logs.text("function")
 
@@ -251,6 +252,19 @@ def test_only_a_successful_call_is_a_game_event(logs: Logs) -> None:
     with pytest.raises(ValueError):
         grant(0)
     assert [line["message"] for line in logs.lines("game_play")] == ["credits granted"]
+
+
+def test_the_arguments_that_are_named_are_fields_of_the_event_and_secrets_are_masked(logs: Logs) -> None:
+    grant(5)
+    grant(amount=7, to="alice")
+    fields = [{name: line[name] for name in ("amount", "to", "token")} for line in logs.lines("game_play")]
+    assert fields == [{"amount": 5, "to": "nobody", "token": "[redacted]"}, {"amount": 7, "to": "alice", "token": "[redacted]"}]
+    assert WORD not in logs.text("game_play")
+
+
+def test_an_event_names_only_arguments_that_there_are() -> None:
+    with pytest.raises(ValueError, match="has no parameter colour"):
+        log_game_event("painted", "colour")(divide)
 
 
 def test_an_unknown_level_is_an_error_of_the_caller() -> None:
