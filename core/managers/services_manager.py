@@ -59,8 +59,8 @@ class ServicesManager(Manager):
             raise
         self._answered(service, request, reply, time.perf_counter() - started)
         if reply.is_refusal:
-            raise ServiceRefused(service, reply.status, reply.answer())
-        return reply.answer()
+            raise ServiceRefused(service, reply.status, reply.answer)
+        return reply.answer
 
     def service_health(self, service: str) -> dict[str, Any]:
         """`{service, status, ...}` of one service: what its own `health_check` says where it has one; raises KeyError."""

@@ -163,7 +163,8 @@ class HttpService:
             with address.busy(), time_limit(seconds):
                 reply = self._exchange(address, request, seconds)
             if request is not self._health_request:
-                reply.answer()
+                # Read now: what is no JSON is a failure of this address.
+                _ = reply.answer
         except EmptyPoolError:
             raise  # it is we who have too much to ask
         except (HTTPError, TimeLimitReached, BadAnswer):

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
@@ -95,6 +96,7 @@ class Reply:
         """Whether the same call may well be answered otherwise a little later."""
         return self.is_failure or self.status in (_TOO_EARLY, _TOO_MANY)
 
+    @cached_property
     def answer(self) -> Any:
         """The body's JSON, None without a body; raises BadAnswer for what is no JSON, unless it only explains a refusal."""
         try:

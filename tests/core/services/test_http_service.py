@@ -66,7 +66,7 @@ def service() -> Iterator[Make]:
 
 
 def get(service: HttpService, path: str = "/echo", method: str = "GET", **more: Any) -> Any:
-    return service.send(ServiceRequest.of(method, path, **more)).answer()
+    return service.send(ServiceRequest.of(method, path, **more)).answer
 
 
 # What goes wrong
@@ -462,7 +462,7 @@ with HttpServer() as server:
     ticks = []
     def call(path):
         try:
-            answers.append(shop.send(ServiceRequest.of("POST", path, 1)).answer()["data"])
+            answers.append(shop.send(ServiceRequest.of("POST", path, 1)).answer["data"])
         except Unavailable as error:
             answers.append(type(error.__cause__).__name__)
     began = time.monotonic()
