@@ -50,6 +50,7 @@ def test_every_line_of_four_processes_is_there_once_while_the_file_is_rotated(tm
     assert [writer.wait(100) for writer in writers] == [0] * PROCESSES
     files = [path for path in tmp_path.iterdir() if path.name.startswith("server.log")]
     assert len(files) > 25
+    assert min(path.stat().st_size for path in files if path.name != "server.log") >= 131_072, "nobody rotates twice"
     seen = Counter(json.loads(line)["n"] for path in files for line in path.read_text().splitlines())
     assert seen == {f"{writer}-{number}": 1 for writer in range(PROCESSES) for number in range(LINES)}
 
