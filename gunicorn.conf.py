@@ -30,6 +30,8 @@ timeout = 30
 accesslog = None
 errorlog = "-"
 loglevel = "warning"
+# gunicorn's own lines repeat what clients sent; these do not.
+logger_class = "core.web.gunicorn_log.GunicornLog"
 # The control socket that gunicorn opens by default does not work on a read-only file system, and we do not use it.
 control_socket_disable = True
 # Who came through which proxies is settled by an exact number of hops (PROXY_COUNT); gunicorn itself believes nobody.

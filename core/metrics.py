@@ -53,6 +53,14 @@ AUDIT_UNSEALED = Gauge(
 )
 AUDIT_LAST_SEALED = Gauge("credit_audit_last_sealed_timestamp_seconds", "When the last seal was made.", multiprocess_mode="mostrecent")
 
+SERVICE_CALLS = Counter("credit_service_calls_total", "Calls to external services.", ("service", "kind", "outcome"))
+SERVICE_SECONDS = Histogram(
+    "credit_service_call_duration_seconds", "Time of a call to an external service.", ("service",), buckets=_LATENCY
+)
+SERVICE_RETRIES = Counter("credit_service_retries_total", "Calls to external services that were tried once more.", ("service",))
+SERVICE_EJECTIONS = Counter("credit_service_ejections_total", "Addresses taken out of use after failures.", ("service",))
+SERVICE_BREAKER_OPEN = Gauge("credit_service_breaker_open", "Workers that ask it no more.", ("service",), multiprocess_mode="livesum")
+ERRORS = Counter("credit_errors_total", "Errors answered, by code.", ("code",))
 
 # Looking a labelled metric up costs more than counting in it, and there are only as many as routes and statuses.
 _request_metrics: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
@@ -66,6 +74,11 @@ def observe_request(method: str, route: str, status: int, seconds: float) -> Non
         _request_metrics[method, route, status] = found
     found[0].inc()
     found[1].observe(seconds)
+
+
+def count_error(code: str) -> None:
+    """Count one error that was answered; the codes are those of our errors and of the framework."""
+    ERRORS.labels(code).inc()
 
 
 def exposition() -> bytes:

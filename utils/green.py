@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
-# Taken before anything is patched: for checks that do not wait, and so need no event loop.
+# Taken before anything is patched: for checks that do not wait, and so need no event loop; and for native threads.
 native_poll = select.poll
+native_getaddrinfo = socket.getaddrinfo
 _END_SECONDS = 1.0
 
 

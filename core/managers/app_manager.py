@@ -13,6 +13,7 @@ from flask import Flask
 from jinja2 import ChoiceLoader
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from core import metrics
 from core.disposal import dispose_in_reverse
 from core.health import HealthChecks
 from core.managers.base import BootError, Manager
@@ -80,7 +81,7 @@ class AppManager:
         """`environ` stands in for the process's environment."""
         self.config: Config
         self._environ = () if environ is None else (environ,)
-        self.error_handler = ErrorHandler()
+        self.error_handler = ErrorHandler(metrics.count_error)
         self.app: Flask | None = None
         self.chain: RequestChain
         self.plugins: PluginSet

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, g, request
+from gunicorn.http.errors import ParseException
 
 from core import context, metrics
 from core.contracts import API_KEYS, Admission, Identifier, Standing, rate_limit_headers
@@ -319,6 +320,8 @@ def _read_body(route: Route) -> Any:
             raw = request.get_data(cache=False)
     except green.TimeLimitReached as error:
         raise RequestTimeout("The body did not arrive in time.") from error
+    except ParseException as error:
+        raise MalformedRequest("The body's chunks cannot be read.") from error
     # Of a body without a Content-Length, Werkzeug returns what fits and says nothing about the rest.
     if request.content_length is None and len(raw) >= (request.max_content_length or math.inf):
         raise PayloadTooLarge("The body is too large.")

@@ -133,6 +133,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("LOG_LEVEL", str, "INFO", "Least severe level that is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR")),
     Setting("LOG_FORMAT", str, "json", "Form of a log line.", choices=("json", "text")),
     Setting("LOG_CONSOLE", str, "INFO", "Least severe level on the console.", choices=("DEBUG", "INFO", "WARNING", "ERROR")),
+    Setting("LOG_MAX_BYTES", int, 104_857_600, "Size at which a log file is rotated; 0: never, something else does it.", minimum=0),
+    Setting("LOG_BACKUPS", int, 5, "Rotated log files that are kept of each.", minimum=1),
+    # External services.
+    Setting("SERVICES", tuple, (), "External services as name=url; several entries of one name are its addresses."),
+    Setting("SERVICES_PRIVATE", tuple, (), "Names of those that may be in our own network (loopback, 10.0.0.0/8, ...)."),
+    Setting("SERVICE_TIMEOUT", float, 2.0, "Seconds one attempt to call a service may take.", minimum=0.05),
+    Setting("SERVICE_BALANCE", str, "round_robin", "Which address is asked next.", choices=("round_robin", "least_pending")),
+    Setting("SERVICE_PROBE", bool, False, "Whether each address is asked for its health at every upkeep."),
+    Setting("SERVICE_UPKEEP_SECONDS", float, 30.0, "Seconds after which the services' names are resolved anew.", minimum=1.0),
     # MongoDB.
     Setting("MONGODB_URI", str, "mongodb://127.0.0.1:27017/?replicaSet=rs0", "Replica set to use, without credentials."),
     Setting("MONGODB_DATABASE", str, "credit_system", "Name of the database."),
