@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from dataclasses import dataclass
 from enum import Enum
 
 ACCESS, REFRESH = "access", "refresh"
-IDENTIFIER_TYPES = ("ip", "user", "api_key")
+IP, USER, API_KEY = "ip", "user", "api_key"
+IDENTIFIER_TYPES = (IP, USER, API_KEY)
+FIXED, SLIDING, BUCKET = "fixed", "sliding", "bucket"
 
 
 class Kind(Enum):
@@ -39,12 +42,30 @@ class TokenPair:
 
 @dataclass(frozen=True)
 class Policy:
-    """`quota` requests in each window of `seconds`, counted for identifiers of `type`."""
+    """`quota` requests in `seconds`, as `algorithm` has it, for the first of `types` that a request has an identifier of.
+
+    `burst`: what a full bucket holds. `fail_closed`: while Redis is away little passes, and the rest is told to come
+    back. `shadow`: it counts and refuses nothing.
+    """
 
     name: str
-    type: str
+    types: tuple[str, ...]
+    algorithm: str
     quota: int
     seconds: int
+    burst: int
+    fail_closed: bool = False
+    shadow: bool = False
+
+    @property
+    def most(self) -> int:
+        """How many requests pass at once when none were made for long."""
+        return self.burst if self.algorithm == BUCKET else self.quota
+
+    @property
+    def window(self) -> int:
+        """Seconds after which all of it is there again; for a bucket: to fill an empty one."""
+        return math.ceil(self.burst * self.seconds / self.quota) if self.algorithm == BUCKET else self.seconds
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ class Identifier:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a policy stands after this request."""
+    """How a policy stands after this request; `reset`: seconds until more than `remaining` is left."""
 
     policy: Policy
     remaining: int
@@ -76,7 +97,7 @@ def rate_limit_headers(standing: Standing) -> dict[str, str]:
     """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10): seconds and requests, no identity."""
     policy = standing.policy
     return {
-        "RateLimit-Policy": f'"{policy.name}";q={policy.quota};w={policy.seconds}',
+        "RateLimit-Policy": f'"{policy.name}";q={policy.most};w={policy.window}',
         "RateLimit": f'"{policy.name}";r={standing.remaining};t={standing.reset}',
     }
 

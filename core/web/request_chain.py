@@ -61,6 +61,7 @@ class RequestChain:
         self._app_manager = app_manager
         self._errors: ErrorHandler = app_manager.error_handler
         self._hooks = app_manager.hooks_manager
+        self._limiter = app_manager.rate_limiter_manager
         self._routes: dict[str, Route] = {}
         self._timeout = app_manager.config["REQUEST_TIMEOUT"]
         app.before_request(self._enter)
@@ -76,6 +77,8 @@ class RequestChain:
             if endpoint in self._routes:
                 raise ValueError(f"route {endpoint} is mounted already")
             self._routes[endpoint] = route
+            if route.limit is not None:
+                self._limiter.limit_endpoint(route.path, route.limit)
             rule = re.sub(r"{(\w+)}", r"<\1>", route.path)
             self._app.add_url_rule(rule, endpoint, self._view(route), methods=[route.method])
 
@@ -133,7 +136,8 @@ class RequestChain:
             identifiers.append(Identifier("user", principal.user_id))
         session_id = principal.session_id if principal is not None else None
         limit = trip.route.limit if trip.route is not None else None
-        admission = self._app_manager.rate_limiter_manager.check_rate_limit(identifiers, limit, session_id)
+        context.identifiers.set(tuple(identifiers))
+        admission = self._limiter.check_rate_limit(identifiers, limit, session_id)
         trip.standing = admission.standing
         if session_id is not None:
             active = admission.session_active
@@ -215,6 +219,7 @@ class RequestChain:
         deadline.clear()
         context.request_id.set("")
         context.actor_id.set("system")
+        context.identifiers.set(())
 
 
 def _authorize(route: Route, principal: Principal | None, refusal: Unauthenticated | None) -> None:
