@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import hiredis
 import redis
 from cryptography.fernet import Fernet, InvalidToken
 from redis.backoff import NoBackoff
-from redis.commands.core import Script
-from redis.exceptions import AuthenticationError, ConnectionError, RedisError
+from redis.exceptions import AuthenticationError, ConnectionError, NoScriptError, RedisError
 from redis.retry import Retry
 
 from core.managers.base import BootError, Manager
@@ -69,7 +69,7 @@ class RedisManager(Manager):
         self._pseudonym_key = master
         self._breaker = CircuitBreaker(_BREAKER_FAILURES, _BREAKER_SECONDS)
         self._client = redis.Redis(connection_pool=self._pool(config["REDIS_URL"], config["REDIS_TIMEOUT"]))
-        self._scripts: dict[str, Script] = {}
+        self._scripts: dict[str, str] = {}
         self._refuse_unusable(config["REDIS_URL"])
         self.initialized = True
         return True
@@ -156,10 +156,26 @@ class RedisManager(Manager):
 
     def run_script(self, source: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a Lua script in one round trip (it is sent once, then called by its hash)."""
-        script = self._scripts.get(source)
-        if script is None:
-            script = self._scripts[source] = self._client.register_script(source)
-        return self.guard(lambda: script(keys=list(keys), args=list(args), client=self._client))
+        digest = self._scripts.get(source)
+        if digest is None:
+            digest = self._scripts[source] = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        return self.guard(lambda: self._evaluate(digest, source, (len(keys), *keys, *args)))
+
+    def _evaluate(self, digest: str, source: str, args: tuple[Any, ...]) -> Any:
+        try:
+            return self._command("EVALSHA", digest, *args)
+        except NoScriptError:
+            return self._command("EVAL", source, *args)
+
+    def _command(self, *command: Any) -> Any:
+        """One command on a connection of the pool. The client's way (retries, which are off, and telemetry) costs more than this."""
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command([hiredis.pack_command(command)], check_health=False)
+            return connection.read_response()
+        finally:
+            pool.release(connection)
 
     def guard(self, command: Callable[[], Any]) -> Any:
         """Run `command`; Unavailable when Redis fails, or at once while it is known to be away."""
@@ -195,9 +211,11 @@ class RedisManager(Manager):
 
     def _pool(self, url: str, timeout: float) -> redis.BlockingConnectionPool:
         """A pool in which callers wait for their turn: the driver's usual one fails them, as if Redis were away."""
-        connection = _TlsConnection if url.startswith("rediss://") else _Connection
+        self.connection_class = _TlsConnection if url.startswith("rediss://") else _Connection
         try:
-            return redis.BlockingConnectionPool.from_url(url, connection_class=connection, timeout=timeout, **self.connection_options())
+            return redis.BlockingConnectionPool.from_url(
+                url, connection_class=self.connection_class, timeout=timeout, **self.connection_options()
+            )
         except ValueError as error:
             raise BootError("REDIS_URL cannot be used: it must be a redis:// address without credentials") from error
 

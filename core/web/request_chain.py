@@ -8,10 +8,11 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, request
 
 from core import context, metrics
 from core.contracts import Identifier, Standing, rate_limit_headers
@@ -43,7 +44,7 @@ _PAGE_POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; for
 
 @dataclass(slots=True)
 class _Trip:
-    """What the chain knows of the request that it handles; kept in one place, since every look at `g` costs."""
+    """What the chain knows of the request that it handles."""
 
     environ: dict[str, Any]
     route: Route | None
@@ -52,6 +53,10 @@ class _Trip:
     fingerprint: str
     principal: Principal | None = None
     standing: Standing | None = None
+
+
+# Not in Flask's `g`, where each look costs more than here.
+_current: ContextVar[_Trip | None] = ContextVar("trip", default=None)
 
 
 class RequestChain:
@@ -90,19 +95,7 @@ class RequestChain:
     # Before the handler
 
     def _enter(self) -> None:
-        current = request._get_current_object()  # type: ignore[attr-defined]
-        environ = current.environ
-        trip = g.trip = _Trip(
-            environ=environ,
-            # A browser's preflight carries no token; Flask itself answers it.
-            route=self._routes.get(current.endpoint or "") if current.method != "OPTIONS" else None,
-            request_id=_request_id(environ.get("HTTP_X_REQUEST_ID")),
-            started=time.perf_counter(),
-            fingerprint=client_fingerprint(current),
-        )
-        context.request_id.set(trip.request_id)
-        context.actor_id.set("anonymous")
-        deadline.start(self._timeout)
+        trip = self._begin(request._get_current_object())  # type: ignore[attr-defined]
         if trip.route is not None and trip.route.unlimited:
             return
         refusal = self._authenticate(trip)
@@ -111,6 +104,22 @@ class RequestChain:
             _authorize(trip.route, trip.principal, refusal)
             if self._hooks.has_callbacks("before_request"):
                 self._hooks.trigger("before_request", trip.principal, context=trip.route.path)
+
+    def _begin(self, current: Request) -> _Trip:
+        environ = current.environ
+        trip = _Trip(
+            environ=environ,
+            # A browser's preflight carries no token; Flask itself answers it.
+            route=self._routes.get(current.endpoint or "") if current.method != "OPTIONS" else None,
+            request_id=_request_id(environ.get("HTTP_X_REQUEST_ID")),
+            started=time.perf_counter(),
+            fingerprint=client_fingerprint(current),
+        )
+        _current.set(trip)
+        context.request_id.set(trip.request_id)
+        context.actor_id.set("anonymous")
+        deadline.start(self._timeout)
+        return trip
 
     def _authenticate(self, trip: _Trip) -> Unauthenticated | None:
         """Read the token, if there is one. A bad one is only refused after it was counted against the address."""
@@ -158,7 +167,8 @@ class RequestChain:
         name = f"{route.method} {route.path}"
 
         def view(**params: str) -> Response:
-            trip: _Trip = g.trip
+            trip = _current.get()
+            assert trip is not None
             environ = trip.environ
             call = Call(
                 params=params,
@@ -180,21 +190,27 @@ class RequestChain:
     # After the handler
 
     def _answer_error(self, error: Exception) -> Response:
-        trip: _Trip | None = g.get("trip")
+        trip = _current.get()
         problem = self._errors.handle(error, trip.request_id if trip is not None else "")
         response = Response(json.dumps(problem.document), status=problem.status, mimetype="application/problem+json")
         response.headers.update(problem.headers)
         return response
 
     def _leave(self, response: Response) -> Response:
-        trip: _Trip | None = g.get("trip")
+        trip = _current.get()
         if trip is None:
             return response
-        response.headers["X-Request-ID"] = trip.request_id
-        if trip.standing is not None:
-            response.headers.update(rate_limit_headers(trip.standing))
+        self._add_headers(trip, response)
         self._record(trip, response.status_code)
         return response
+
+    def _add_headers(self, trip: _Trip, response: Response) -> None:
+        headers = response.headers
+        headers.set("X-Request-ID", trip.request_id)
+        # A refusal carries those of the policy that refused.
+        if trip.standing is not None:
+            for name, value in rate_limit_headers(trip.standing).items():
+                headers.set(name, value)
 
     def _record(self, trip: _Trip, status: int) -> None:
         elapsed = time.perf_counter() - trip.started
@@ -217,6 +233,7 @@ class RequestChain:
         if error is not None:
             custom_log("a request ended in an error after its answer", level="ERROR", error=type(error).__name__)
         deadline.clear()
+        _current.set(None)
         context.request_id.set("")
         context.actor_id.set("system")
         context.identifiers.set(())

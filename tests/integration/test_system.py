@@ -14,12 +14,14 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from pymongo.database import Database
 from requests.adapters import HTTPAdapter
+from socketio.exceptions import ConnectionError as SocketRefused
 
 from tests.support.accounts import with_role
 from tests.support.app_server import AppServer
 from tests.support.at_once import at_once
 from tests.support.client import PASSWORD, Client, assert_problem, unique
 from tests.support.polling import eventually
+from tests.support.sockets import SocketClient
 from tools.local_stack import LocalStack
 
 MANAGERS = {
@@ -521,7 +523,27 @@ def test_identifiers_in_paths_are_checked_and_ipv6_is_understood(strict: AppServ
 
 def test_the_policies_are_listed(strict: AppServer, admin: Client) -> None:
     told = calling(strict, with_role(admin, "admin")).get("/rate-limits")
-    assert {row["policy"]: row["quota"] for row in told["policies"]} == {"ip": IP, "user": USER, "api_key": 1200, "auth": AUTH, "money": MONEY}
+    assert {row["policy"]: row["quota"] for row in told["policies"]} == {
+        "ip": IP,
+        "user": USER,
+        "api_key": 1200,
+        "auth": AUTH,
+        "money": MONEY,
+    }
+
+
+def test_a_socket_counts_its_address_once_and_again_for_each_token_that_fails(strict: AppServer, admin: Client, alice: Client) -> None:
+    operator = calling(strict, with_role(admin, "admin"))
+
+    def used() -> int:
+        return int(operator.get("/rate-limits/ip/127.0.0.1")["policies"][0]["used"])
+
+    assert operator.call("DELETE", "/rate-limits/ip/127.0.0.1").status_code == 204
+    SocketClient.connected(strict.url, alice.token).close()
+    assert used() == 1
+    with pytest.raises(SocketRefused):
+        SocketClient.connected(strict.url, "garbage")
+    assert used() == 3
 
 
 def test_only_an_admin_lifts_and_clears(strict: AppServer, alice: Client, admin: Client) -> None:

@@ -485,20 +485,6 @@ def test_with_the_token_of_an_ended_session_only_the_address_is_counted(managers
     assert limiter.get_limits(address)["policies"][0]["used"] == 2 * QUOTA
 
 
-def test_a_request_costs_one_round_trip(managers: Managers, limiter: RateLimiterManager, who: Identifier) -> None:
-    limiter.check_rate_limit([new_address(), who], "money", "s")
-    with managers.redis_manager._client.monitor() as monitor:
-        limiter.check_rate_limit([new_address(), who], "money", "s")
-        managers.redis_manager.exists("the end")
-        seen = []
-        for command in monitor.listen():
-            if command["client_type"] != "lua":
-                seen.append(command["command"].split()[0])
-            if "the end" in command["command"]:
-                break
-    assert seen == ["EVALSHA", "EXISTS"]
-
-
 # Policies that only count, and addresses that are not counted
 
 
