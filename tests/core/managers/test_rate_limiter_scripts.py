@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from core.managers.rate_limiter_scripts import ADMIT, CLOCK
@@ -151,6 +151,8 @@ def test_a_sliding_window_errs_by_no_more_than_it_may(clocked: Clocked, case: tu
 
 @STEP
 @given(st.sampled_from(["fixed", "sliding", "bucket"]), arrivals())
+@example("sliding", (Limit("", 1, 1000, 1), [START]))
+@example("sliding", (Limit("", 1, 1000, 1), [START, START + 1500]))
 def test_who_waits_as_told_is_let_in_and_not_before(clocked: Clocked, algorithm: str, case: tuple[Limit, list[int]]) -> None:
     limit, times, name = of(algorithm, case[0]), case[1], new_name()
     flood = [times[-1]] * (limit.quota + limit.burst + 1)
