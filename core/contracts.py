@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -13,7 +14,9 @@ from typing_extensions import TypedDict
 ACCESS, REFRESH = "access", "refresh"
 # The database's users, each with a pool of its own.
 READ_WRITE, READ_ONLY, ADMIN = "read_write", "read_only", "admin"
-IDENTIFIER_TYPES = ("ip", "user", "api_key")
+IP, USER, API_KEY = "ip", "user", "api_key"
+IDENTIFIER_TYPES = (IP, USER, API_KEY)
+FIXED, SLIDING, BUCKET = "fixed", "sliding", "bucket"
 # The service that knows the API keys (a KeyVerifier), registered by whoever keeps the users.
 API_KEYS = "api_keys"
 
@@ -68,12 +71,30 @@ class TokenPair:
 
 @dataclass(frozen=True)
 class Policy:
-    """`quota` requests in each window of `seconds`, counted for identifiers of `type`."""
+    """`quota` requests in `seconds`, as `algorithm` has it, for the first of `types` that a request has an identifier of.
+
+    `burst`: what a full bucket holds. `fail_closed`: while Redis is away little passes, and the rest is told to come
+    back. `shadow`: it counts and refuses nothing.
+    """
 
     name: str
-    type: str
+    types: tuple[str, ...]
+    algorithm: str
     quota: int
     seconds: int
+    burst: int
+    fail_closed: bool = False
+    shadow: bool = False
+
+    @property
+    def most(self) -> int:
+        """How many requests pass at once when none were made for long."""
+        return self.burst if self.algorithm == BUCKET else self.quota
+
+    @property
+    def window(self) -> int:
+        """Seconds after which all of it is there again; for a bucket: to fill an empty one."""
+        return math.ceil(self.burst * self.seconds / self.quota) if self.algorithm == BUCKET else self.seconds
 
 
 @dataclass(frozen=True)
@@ -86,7 +107,7 @@ class Identifier:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a policy stands after this request."""
+    """How a policy stands after this request; `reset`: seconds until more than `remaining` is left."""
 
     policy: Policy
     remaining: int
@@ -105,7 +126,7 @@ def rate_limit_headers(standing: Standing) -> dict[str, str]:
     """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10): seconds and requests, no identity."""
     policy = standing.policy
     return {
-        "RateLimit-Policy": f'"{policy.name}";q={policy.quota};w={policy.seconds}',
+        "RateLimit-Policy": f'"{policy.name}";q={policy.most};w={policy.window}',
         "RateLimit": f'"{policy.name}";r={standing.remaining};t={standing.reset}',
     }
 

@@ -11,9 +11,9 @@ _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 REQUESTS = Counter("credit_http_requests_total", "HTTP requests answered.", ("method", "route", "status"))
 REQUEST_SECONDS = Histogram("credit_http_request_duration_seconds", "Time to answer a request.", ("method", "route"), buckets=_LATENCY)
-RATE_LIMIT_DECISIONS = Counter("credit_rate_limit_decisions_total", "What the rate limiter decided.", ("decision",))
-ALLOWED = RATE_LIMIT_DECISIONS.labels("allowed")
-BANS = Counter("credit_bans_total", "Identifiers banned.")
+RATE_LIMIT_DECISIONS = Counter("credit_rate_limit_decisions_total", "What the rate limiter decided.", ("policy", "decision"))
+RATE_LIMIT_DEGRADED = Gauge("credit_rate_limit_degraded", "1 while a worker counts without Redis.", multiprocess_mode="livemax")
+BANS = Counter("credit_bans_total", "Identifiers banned.", ("type",))
 AUTH_ATTEMPTS = Counter("credit_auth_attempts_total", "Log-ins and refreshes by outcome.", ("kind", "outcome"))
 TRANSACTIONS = Counter("credit_transactions_total", "Ledger transactions posted.", ("type",))
 AMOUNT = Counter("credit_transactions_amount_total", "Minor units moved.", ("type", "asset"))
@@ -62,8 +62,10 @@ SERVICE_EJECTIONS = Counter("credit_service_ejections_total", "Addresses taken o
 SERVICE_BREAKER_OPEN = Gauge("credit_service_breaker_open", "Workers that ask it no more.", ("service",), multiprocess_mode="livesum")
 ERRORS = Counter("credit_errors_total", "Errors answered, by code.", ("code",))
 
-# Looking a labelled metric up costs more than counting in it, and there are only as many as routes and statuses.
+# Looking a labelled metric up costs more than counting in it, and there are only as many as routes and statuses, or
+# policies and decisions.
 _request_metrics: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+_decision_metrics: dict[tuple[str, str], Counter] = {}
 
 
 def observe_request(method: str, route: str, status: int, seconds: float) -> None:
@@ -79,6 +81,17 @@ def observe_request(method: str, route: str, status: int, seconds: float) -> Non
 def count_error(code: str) -> None:
     """Count one error that was answered; the codes are those of our errors and of the framework."""
     ERRORS.labels(code).inc()
+
+
+def count_decision(policy: str, decision: str) -> None:
+    """Count what the rate limiter decided: allowed, limited, banned, shadow, degraded_allowed or degraded_refused.
+
+    `policy` is the one that decided; of what passes the most particular one that was asked; of a ban the identifier's type.
+    """
+    found = _decision_metrics.get((policy, decision))
+    if found is None:
+        found = _decision_metrics[policy, decision] = RATE_LIMIT_DECISIONS.labels(policy, decision)
+    found.inc()
 
 
 def exposition() -> bytes:

@@ -127,6 +127,10 @@ class PluginScope(View):
         return PluginDatabase(self, self._real.database_manager)
 
     @property
+    def rate_limiter_manager(self) -> PluginLimits:
+        return PluginLimits(self, self._real.rate_limiter_manager)
+
+    @property
     def redis_manager(self) -> Any:
         """Values of its own; the built-in ones use the whole manager."""
         redis = self._real.redis_manager
@@ -286,6 +290,19 @@ class PluginServices(View):
         self._scope.check_name("service", key, "_", exact=True)
         self._real.register_service(key, *instance, **more)
         self._scope.at_the_end(partial(self._real.unregister_service, key))
+
+
+class PluginLimits(View):
+    """The rate limiter: policies under names of its own."""
+
+    def __init__(self, scope: PluginScope, real: Any) -> None:
+        super().__init__(real)
+        self._scope = scope
+
+    def declare_policy(self, name: str, types: Sequence[str], limit: str, *, fail_closed: bool = False) -> Any:
+        """As the rate limiter's; the name is `<plugin>.<policy>`."""
+        self._scope.check_name("rate limit policy", name, ".")
+        return self._real.declare_policy(name, types, limit, fail_closed=fail_closed)
 
 
 class PluginDatabase(View):

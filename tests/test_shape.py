@@ -107,7 +107,7 @@ def test_every_money_verb_is_idempotent_limited_and_can_be_rehearsed(routes: dic
 
 
 def test_every_limit_is_a_policy_of_the_rate_limiter(application: AppManager, routes: dict[str, Route]) -> None:
-    policies = set(application.rate_limiter_manager._policies)
+    policies = {row["policy"] for row in application.rate_limiter_manager.get_limits()["policies"]}
     assert {route.limit for route in routes.values() if route.limit is not None} <= policies
     for name in ("POST /auth/register", "POST /auth/login", "POST /auth/refresh", "PUT /auth/password"):
         assert routes[name].limit == "auth", name

@@ -5,15 +5,16 @@ Redis is never the record: whatever it forgets is found again in MongoDB.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import hiredis
 import redis
-from redis.commands.core import Script
-from redis.exceptions import AuthenticationError, ConnectionError, DataError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, ConnectionError, DataError, NoScriptError, RedisError, ResponseError
 
 from core import metrics
 from core.managers import redis_scripts as scripts
@@ -49,7 +50,7 @@ class RedisManager(Manager):
             self._client = redis.Redis(connection_pool=connection_pool(config))
         except ValueError as error:
             raise BootError("REDIS_URL cannot be used: it must be a redis:// address without credentials") from error
-        self._scripts: dict[str, Script] = {}
+        self._scripts: dict[str, str] = {}
         self._refuse_unusable(config["REDIS_URL"])
         self._away.set(0)
         self.initialized = True
@@ -188,10 +189,26 @@ class RedisManager(Manager):
 
     def run_script(self, source: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a Lua script in one round trip (it is sent once, then called by its hash)."""
-        script = self._scripts.get(source)
-        if script is None:
-            script = self._scripts[source] = self._client.register_script(source)
-        return self.guard(lambda: script(keys=list(keys), args=list(args), client=self._client))
+        digest = self._scripts.get(source)
+        if digest is None:
+            digest = self._scripts[source] = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        return self.guard(lambda: self._evaluate(digest, source, (len(keys), *keys, *args)))
+
+    def _evaluate(self, digest: str, source: str, args: tuple[Any, ...]) -> Any:
+        try:
+            return self._command("EVALSHA", digest, *args)
+        except NoScriptError:
+            return self._command("EVAL", source, *args)
+
+    def _command(self, *command: Any) -> Any:
+        """One command on a connection of the pool. The client's way (retries, which are off, and telemetry) costs more than this."""
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command([hiredis.pack_command(command)], check_health=False)
+            return connection.read_response()
+        finally:
+            pool.release(connection)
 
     def guard(self, command: Callable[[], Any]) -> Any:
         """Run `command`; Unavailable when Redis fails, or at once while it is known to be away."""

@@ -119,7 +119,7 @@ class WebSocketManager(Manager):
             cookie=None,
         )
         app.wsgi_app = SocketGate(  # type: ignore[method-assign]
-            app.wsgi_app, self._count_handshake, self.app_manager.error_handler, config["REQUEST_TIMEOUT"]
+            app.wsgi_app, self._count_address, self.app_manager.error_handler, config["REQUEST_TIMEOUT"]
         )
         # What anonymous clients send wrong is theirs to know; these would log a traceback for each frame.
         for name in ("engineio.server", "socketio.server"):
@@ -159,9 +159,7 @@ class WebSocketManager(Manager):
         """Let a socket in that brings a valid token. Flask-SocketIO calls again without `auth` after a TypeError."""
         self._begin()
         try:
-            if not isinstance(auth, dict) or not isinstance(auth.get("token"), str):
-                raise Unauthenticated("Connect with auth: {token}.", code="token-invalid")
-            connection = self._admit(auth["token"])
+            connection = self._admit(auth)
         except AppError as error:
             metrics.SOCKET_EVENTS.labels("connect", error.code).inc()
             # The first is an error's `message` in the client, the second its `data`.
@@ -174,23 +172,32 @@ class WebSocketManager(Manager):
         metrics.SOCKETS.inc()
         metrics.SOCKET_EVENTS.labels("connect", "ok").inc()
 
-    def _count_handshake(self, address: str) -> None:
+    def _count_address(self, address: str) -> None:
         self.app_manager.rate_limiter_manager.check_rate_limit([Identifier("ip", address)])
 
-    def _admit(self, token: str) -> Connection:
-        claims = self.app_manager.jwt_manager.read_token(token, fingerprint=client_fingerprint(request))
-        principal = Principal(claims["sub"], claims["role"], claims["sid"])
-        who = _identifiers(principal)
-        admission = self.app_manager.rate_limiter_manager.check_rate_limit(who, session_id=principal.session_id)
-        active = admission.session_active
-        if active is None:
-            active = self.app_manager.jwt_manager.is_session_active(principal.session_id)
-        if not active:
-            raise Unauthenticated("The session has ended.", code="session-revoked")
+    def _admit(self, auth: Any) -> Connection:
+        """The address was counted at the handshake; on one link it may try again, and is counted when it fails."""
+        try:
+            if not isinstance(auth, dict) or not isinstance(auth.get("token"), str):
+                raise Unauthenticated("Connect with auth: {token}.", code="token-invalid")
+            claims = self.app_manager.jwt_manager.read_token(auth["token"], fingerprint=client_fingerprint(request))
+            principal = Principal(claims["sub"], claims["role"], claims["sid"])
+            self._count_user(principal)
+        except Unauthenticated:
+            self._count_address(request.remote_addr or "unknown")
+            raise
         sid: str = request.sid  # type: ignore[attr-defined]
         lease = max(1, int(claims["exp"] - time.time()))
         self.app_manager.redis_manager.add_member(f"sockets:{principal.session_id}", sid, lease)
         return Connection(sid, principal, claims["exp"], budget=self._burst)
+
+    def _count_user(self, principal: Principal) -> None:
+        who = [Identifier("user", principal.user_id)]
+        active = self.app_manager.rate_limiter_manager.check_rate_limit(who, session_id=principal.session_id).session_active
+        if active is None:
+            active = self.app_manager.jwt_manager.is_session_active(principal.session_id)
+        if not active:
+            raise Unauthenticated("The session has ended.", code="session-revoked")
 
     def _disconnect(self, *_: Any) -> None:
         connection = self._connections.pop(request.sid, None)  # type: ignore[attr-defined]

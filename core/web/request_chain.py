@@ -8,10 +8,11 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, request
 from gunicorn.http.errors import ParseException
 
 from core import context, metrics
@@ -45,7 +46,7 @@ _PAGE_POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; for
 
 @dataclass(slots=True)
 class _Trip:
-    """What the chain knows of the request that it handles; kept in one place, since every look at `g` costs."""
+    """What the chain knows of the request that it handles."""
 
     environ: dict[str, Any]
     route: Route | None
@@ -57,6 +58,10 @@ class _Trip:
     standing: Standing | None = None
 
 
+# Not in Flask's `g`, where each look costs more than here.
+_current: ContextVar[_Trip | None] = ContextVar("trip", default=None)
+
+
 class RequestChain:
     """Stands before and after every handler of one Flask app."""
 
@@ -64,6 +69,7 @@ class RequestChain:
         self._app_manager = app_manager
         self._errors: ErrorHandler = app_manager.error_handler
         self._hooks = app_manager.hooks_manager
+        self._limiter = app_manager.rate_limiter_manager
         self._routes: dict[str, Route] = {}
         self._timeout = app_manager.config["REQUEST_TIMEOUT"]
         self._api_keys = _key_verifier(app_manager)
@@ -80,6 +86,8 @@ class RequestChain:
             if endpoint in self._routes:
                 raise ValueError(f"route {endpoint} is mounted already")
             self._routes[endpoint] = route
+            if route.limit is not None:
+                self._limiter.limit_endpoint(route.path, route.limit)
             rule = re.sub(r"{(\w+)}", r"<\1>", route.path)
             self._app.add_url_rule(rule, endpoint, self._view(route), methods=[route.method])
 
@@ -91,19 +99,7 @@ class RequestChain:
     # Before the handler
 
     def _enter(self) -> None:
-        current = request._get_current_object()  # type: ignore[attr-defined]
-        environ = current.environ
-        trip = g.trip = _Trip(
-            environ=environ,
-            # A browser's preflight carries no token; Flask itself answers it.
-            route=self._routes.get(current.endpoint or "") if current.method != "OPTIONS" else None,
-            request_id=_request_id(environ.get("HTTP_X_REQUEST_ID")),
-            started=time.perf_counter(),
-            fingerprint=client_fingerprint(current),
-        )
-        context.request_id.set(trip.request_id)
-        context.actor_id.set("anonymous")
-        deadline.start(self._timeout)
+        trip = self._begin(request._get_current_object())  # type: ignore[attr-defined]
         if trip.route is not None and trip.route.unlimited:
             return
         refusal = self._authenticate(trip)
@@ -112,6 +108,22 @@ class RequestChain:
             _authorize(trip.route, trip.principal, refusal)
             if self._hooks.has_callbacks("before_request"):
                 self._hooks.trigger("before_request", trip.principal, context=trip.route.path)
+
+    def _begin(self, current: Request) -> _Trip:
+        environ = current.environ
+        trip = _Trip(
+            environ=environ,
+            # A browser's preflight carries no token; Flask itself answers it.
+            route=self._routes.get(current.endpoint or "") if current.method != "OPTIONS" else None,
+            request_id=_request_id(environ.get("HTTP_X_REQUEST_ID")),
+            started=time.perf_counter(),
+            fingerprint=client_fingerprint(current),
+        )
+        _current.set(trip)
+        context.request_id.set(trip.request_id)
+        context.actor_id.set("anonymous")
+        deadline.start(self._timeout)
+        return trip
 
     def _authenticate(self, trip: _Trip) -> AppError | None:
         """Read the token or the API key, if there is one. A bad one is only refused after it was counted against the address."""
@@ -182,7 +194,8 @@ class RequestChain:
 
     def _count(self, trip: _Trip, identifiers: list[Identifier], session_id: str | None = None) -> Admission:
         limit = trip.route.limit if trip.route is not None else None
-        admission = self._app_manager.rate_limiter_manager.check_rate_limit(identifiers, limit, session_id)
+        context.identifiers.set((*context.identifiers.get(), *identifiers))
+        admission = self._limiter.check_rate_limit(identifiers, limit, session_id)
         trip.standing = admission.standing
         return admission
 
@@ -203,7 +216,8 @@ class RequestChain:
         name = f"{route.method} {route.path}"
 
         def view(**params: str) -> Response:
-            trip: _Trip = g.trip
+            trip = _current.get()
+            assert trip is not None
             environ = trip.environ
             call = Call(
                 params=params,
@@ -225,21 +239,27 @@ class RequestChain:
     # After the handler
 
     def _answer_error(self, error: Exception) -> Response:
-        trip: _Trip | None = g.get("trip")
+        trip = _current.get()
         problem = self._errors.handle(error, trip.request_id if trip is not None else "")
         response = Response(json.dumps(problem.document), status=problem.status, mimetype="application/problem+json")
         response.headers.update(problem.headers)
         return response
 
     def _leave(self, response: Response) -> Response:
-        trip: _Trip | None = g.get("trip")
+        trip = _current.get()
         if trip is None:
             return response
-        response.headers["X-Request-ID"] = trip.request_id
-        if trip.standing is not None:
-            response.headers.update(rate_limit_headers(trip.standing))
+        self._add_headers(trip, response)
         self._record(trip, response.status_code)
         return response
+
+    def _add_headers(self, trip: _Trip, response: Response) -> None:
+        headers = response.headers
+        headers.set("X-Request-ID", trip.request_id)
+        # A refusal carries those of the policy that refused.
+        if trip.standing is not None:
+            for name, value in rate_limit_headers(trip.standing).items():
+                headers.set(name, value)
 
     def _record(self, trip: _Trip, status: int) -> None:
         elapsed = time.perf_counter() - trip.started
@@ -263,8 +283,10 @@ class RequestChain:
         if error is not None:
             custom_log("a request ended in an error after its answer", level="ERROR", error=type(error).__name__)
         deadline.clear()
+        _current.set(None)
         context.request_id.set("")
         context.actor_id.set("system")
+        context.identifiers.set(())
 
 
 def _key_verifier(app_manager: AppManager) -> KeyVerifier | None:

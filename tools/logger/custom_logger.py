@@ -31,6 +31,10 @@ _FIELDS, _LINE = "credit_fields", "credit_line"
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
+# `json.dumps` with options makes an encoder for each call.
+_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
+
+
 class _Line(logging.Formatter):
     """Formats a record once, however many handlers write it."""
 
@@ -104,6 +108,8 @@ def configure_logging(config: Mapping[str, Any]) -> None:
         for handler in handlers:
             handler.setFormatter(formatter())
         _replace_handlers(logger, handlers)
+    # What no line of ours shows, and what asking the green threads for it costs with every line.
+    logging.logThreads = logging.logMultiprocessing = False
     # What libraries have to say goes the same way, redacted like the rest.
     logging.getLogger().setLevel("WARNING")
     # Its warnings repeat whole addresses, with what is in their paths and queries.
@@ -128,7 +134,8 @@ def custom_log(message: str, level: str = "INFO", **fields: Any) -> None:
 def log_request(fields: dict[str, Any]) -> None:
     """The one line a request; its fields are ours (no bodies, no headers), so they are not searched for names."""
     if _SERVER.isEnabledFor(logging.INFO):
-        _SERVER.info("request", extra={_FIELDS: fields})
+        # As `info` does it, but for the search through the stack for who logs: it is this line.
+        _SERVER.handle(_SERVER.makeRecord(_SERVER.name, logging.INFO, __file__, 0, "request", (), None, extra={_FIELDS: fields}))
 
 
 def log_exception(message: str, error: BaseException, **fields: Any) -> None:
