@@ -11,6 +11,10 @@ ACCESS, REFRESH = "access", "refresh"
 IDENTIFIER_TYPES = ("ip", "user", "api_key")
 
 
+class DecryptionError(Exception):
+    """A ciphertext that no key opens, or that belongs to another place than the one it was read from."""
+
+
 class Kind(Enum):
     """GATE: a callback's exception stops what is going on. NOTICE: it is logged, and the others still run."""
 
@@ -20,7 +24,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class FieldRules:
-    """How a collection's fields are stored: `lookup` deterministic (searchable), `sealed` randomised."""
+    """How a collection's fields (dotted paths) are stored: `lookup` deterministic (searchable), `sealed` randomised."""
 
     lookup: tuple[str, ...] = ()
     sealed: tuple[str, ...] = ()

@@ -22,6 +22,7 @@ POSTING_SECONDS = Histogram("credit_posting_duration_seconds", "Time of one grou
 BATCH_SIZE = Histogram("credit_posting_batch_size", "Money verbs in one group commit.", buckets=_BATCH)
 QUEUE_LENGTH = Gauge("credit_posting_queue_length", "Money verbs that wait for a commit.", multiprocess_mode="livesum")
 REPLAYS = Counter("credit_idempotency_replays_total", "Money verbs answered from their idempotency record.")
+KEYS = Gauge("credit_keys_loaded", "Keys in the ring of the worker that has the fewest.", ("ring",), multiprocess_mode="livemin")
 SOCKETS = Gauge("credit_socket_connections", "Open Socket.IO connections.", multiprocess_mode="livesum")
 SOCKET_EVENTS = Counter("credit_socket_events_total", "Socket.IO events by outcome.", ("event", "outcome"))
 
