@@ -19,7 +19,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from redis import Redis
 
-from core.managers import jwt_manager
+from core.managers.jwt_keys import make_key
 from tests.support.accounts import with_role
 from tests.support.app_server import AppServer
 from tests.support.at_once import at_once
@@ -501,11 +501,14 @@ class Forge:
 
     def key(self, kind: str) -> bytes:
         """The server's own key for tokens of `kind`."""
-        return jwt_manager._derive(self.master, kind)
+        key = make_key(self.master, kind).signing
+        assert isinstance(key, bytes)
+        return key
 
     def token(self, *, kind: str = "access", key: bytes | None = None, algorithm: str = "HS256", typ: str = "", **changes: Any) -> str:
         claims = {**self.sample, "typ": kind, **changes}
-        headers = {"typ": typ or {"access": "at+jwt", "refresh": "rt+jwt"}[kind]}
+        named = next((other for other in ("access", "refresh") if key == self.key(other)), kind)
+        headers = {"typ": typ or {"access": "at+jwt", "refresh": "rt+jwt"}[kind], "kid": make_key(self.master, named).id}
         secret = None if algorithm == "none" else key or self.key(kind)
         # The signature alone: PyJWT's encoder of claims refuses some of those that an attacker may send.
         with warnings.catch_warnings(action="ignore"):

@@ -40,8 +40,14 @@ def parts_of(tokens: JWTManager, token: str, kind: str = ACCESS) -> tuple[dict[s
     return jwt.get_unverified_header(token), tokens.validate_token(token, kind)
 
 
+def secret_of(tokens: JWTManager, kind: str = ACCESS) -> bytes:
+    key = tokens._ring.signers[kind].signing
+    assert isinstance(key, bytes)
+    return key
+
+
 def sign(tokens: JWTManager, claims: dict[str, Any], header: dict[str, Any], kind: str = ACCESS) -> str:
-    return jwt.encode(claims, tokens._keys[kind], algorithm="HS256", headers=header)
+    return jwt.encode(claims, secret_of(tokens, kind), algorithm="HS256", headers=header)
 
 
 def refused(tokens: JWTManager, token: Any, code: str = "token-invalid", **how: Any) -> None:
@@ -106,7 +112,7 @@ def test_a_claim_that_is_wrong_is_refused(change: dict[str, Any], tokens: JWTMan
     header, claims = parts_of(tokens, tokens.generate_token("u_1"))
     if isinstance(change.get("sub"), int):
         # PyJWT's encoder refuses this one itself, so its check has to be passed by.
-        token = jwt.api_jws.encode(b'{"sub":1}', tokens._keys[ACCESS], algorithm="HS256", headers=header)
+        token = jwt.api_jws.encode(b'{"sub":1}', secret_of(tokens), algorithm="HS256", headers=header)
     else:
         token = sign(tokens, {**claims, **change}, header)
     refused(tokens, token)
@@ -127,7 +133,7 @@ def test_clocks_may_differ_by_half_a_minute(tokens: JWTManager) -> None:
 @pytest.mark.parametrize("algorithm", ["none", "HS384", "HS512"])
 def test_another_algorithm_is_refused(algorithm: str, tokens: JWTManager) -> None:
     header, claims = parts_of(tokens, tokens.generate_token("u_1"))
-    key = None if algorithm == "none" else tokens._keys[ACCESS] * 2
+    key = None if algorithm == "none" else secret_of(tokens) * 2
     refused(tokens, jwt.encode(claims, key, algorithm=algorithm, headers={"typ": header["typ"], "kid": header["kid"]}))
 
 
@@ -310,7 +316,7 @@ def test_whoever_gets_claims_cannot_change_those_of_the_next(tokens: JWTManager)
 def test_what_is_remembered_of_tokens_has_an_end(tokens: JWTManager) -> None:
     for _ in range(300):
         tokens.read_token(tokens.generate_token("u_1"))
-    assert len(tokens._verified) <= jwt_manager._VERIFIED_MAX
-    tokens._verified.update({("access", str(number)): {} for number in range(jwt_manager._VERIFIED_MAX)})
+    assert len(tokens._ring.verified) <= jwt_manager._VERIFIED_MAX
+    tokens._ring.verified.update({("access", str(number)): {} for number in range(jwt_manager._VERIFIED_MAX)})
     tokens.read_token(tokens.generate_token("u_1"))
-    assert len(tokens._verified) == 1
+    assert len(tokens._ring.verified) == 1

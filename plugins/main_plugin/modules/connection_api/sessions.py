@@ -15,8 +15,6 @@ from plugins.main_plugin.modules.connection_api import errors
 from plugins.main_plugin.modules.connection_api.passwords import Passwords
 from plugins.main_plugin.modules.connection_api.repository import ConnectionRepository
 from plugins.main_plugin.modules.connection_api.schemas import session_view, user_view
-from tools.error_handling.errors import Unauthenticated
-from tools.logger.custom_logger import custom_log
 from utils.clock import utc_now
 from utils.ids import new_id
 
@@ -88,22 +86,7 @@ class Sessions:
         user = self._repository.find_user(claims["sub"])
         if user is None or user["status"] != "active":
             raise errors.session_ended()
-        pair = self._jwt.generate_pair(user["_id"], user["role"], claims["sid"], claims["fpt"])
-        now = utc_now()
-        if not self._repository.rotate_refresh(claims["sid"], claims["jti"], pair.refresh_jti, now, now + self._refresh_life):
-            raise self._refusal_of_spent(claims["sid"])
-        metrics.AUTH_ATTEMPTS.labels("refresh", "ok").inc()
-        return _token_answer(user, pair)
-
-    def _refusal_of_spent(self, session_id: str) -> Unauthenticated:
-        """Why a genuine refresh token was not current: its session ended, or (then it ends now) someone used it before."""
-        if self._repository.find_session(session_id, utc_now()) is None:
-            metrics.AUTH_ATTEMPTS.labels("refresh", "ended").inc()
-            return errors.session_ended()
-        metrics.AUTH_ATTEMPTS.labels("refresh", "reused").inc()
-        custom_log("a refresh token was used twice, its session ends", level="WARNING", session_id=session_id)
-        self._jwt.revoke_session(session_id)
-        return errors.refresh_reused()
+        return _token_answer(user, self._jwt.refresh_token(refresh_token, role=user["role"], fingerprint=call.fingerprint))
 
     def end(self, principal: Principal, session_id: str) -> None:
         """End one of the caller's sessions; one that has ended already stays so."""
