@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 from flask import Flask
 
+from core.cli.keys import keys
 from core.cli.settings import settings
 
 # Each starts what it needs itself (`booted`), so that help, and checks of a broken deployment, work while servers are down.
-COMMANDS: tuple[click.Command, ...] = (settings,)
+COMMANDS: tuple[click.Command, ...] = (settings, keys)
 
 
 def called_by_flask() -> bool:

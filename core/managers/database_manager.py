@@ -82,6 +82,11 @@ class DatabaseManager(Manager):
         """Say once how `collection`'s fields are encrypted; the operations below then do it."""
         self._rules[collection] = rules
 
+    @property
+    def field_rules(self) -> Mapping[str, FieldRules]:
+        """What was declared, by collection."""
+        return self._rules
+
     # Operations
 
     def insert_one(self, collection: str, document: Document, session: ClientSession | None = None) -> str:
@@ -170,6 +175,11 @@ class DatabaseManager(Manager):
         if found is None:
             found = self._collections[role, name] = self._database(role)[name]
         return found
+
+    def on_collection(self, name: str, work: Callable[[Collection[Document]], T]) -> T:
+        """What `work` does with the driver's collection, on documents as they are stored; errors as in the operations above."""
+        with self._errors():
+            return work(self.collection(name))
 
     def insert_rows(self, collection: str, rows: Sequence[Document], session: ClientSession) -> None:
         """Insert `rows` as they are, in one command of a transaction; DuplicateKeyError as usual.
