@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from core.contracts import Kind
@@ -30,8 +31,8 @@ class ConnectionAPI(BaseModule):
 
     def initialize(self, app_manager: AppManager) -> bool:
         self._config = config = app_manager.config
-        pager = Pager(app_manager.encryption_manager.derive_key("cursor"))
-        self._repository = ConnectionRepository(app_manager.database_manager)
+        pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))
+        self._repository = ConnectionRepository(app_manager.database_manager, app_manager.encryption_manager)
         passwords = Passwords(config["ARGON2_TIME_COST"], config["ARGON2_MEMORY_KIB"], config["ARGON2_CONCURRENCY"], config["ARGON2_QUEUE"])
         self.sessions = Sessions(self._repository, passwords, app_manager.jwt_manager, config["JWT_REFRESH_TTL"], pager)
         self.users = Users(self._repository, passwords, self.sessions, app_manager.hooks_manager, pager)
