@@ -22,10 +22,14 @@ _RINGS = {"jwt": "JWT_SECRET", "encryption": "ENCRYPTION_KEY"}
 # By then every worker has read a changed secret, on every machine that got it at the same time.
 _SETTLE_SECONDS = 120
 _DAY = 86_400
+# Where the ring lacks a key, nothing can be read: a thousand lines say so as well as a million.
+_NAMED = 1000
 _NEXT = {
     "jwt": "tokens that it signs are accepted",
     "encryption": "what it encrypts can be read",
 }
+
+Way = Callable[[Rotation, str, Callable[[int], object]], Tally]
 
 ring_argument = click.argument("ring", type=click.Choice(list(_RINGS)))
 now_option = click.option("--now", is_flag=True, help="Do not wait for workers that may not have read the last change yet.")
@@ -46,7 +50,10 @@ def keys() -> None:
 @ring_argument
 @click.option("--write", is_flag=True, help="Add it to the secret file, as the last line, instead of printing it.")
 def new(ring: str, write: bool) -> None:
-    """Make a new random key, which verifies or decrypts until it is promoted."""
+    """Make a new key, which verifies or decrypts.
+
+    It signs or encrypts once it was promoted.
+    """
     key = secrets.token_urlsafe(48)
     if not write:
         click.echo(key)
@@ -78,7 +85,10 @@ def promote(ring: str, now: bool) -> None:
 @now_option
 @batch_option
 def retire(ring: str, now: bool, batch_size: int) -> None:
-    """Take the oldest key (the last line) away: of jwt when its tokens have died, of encryption when nothing is left under it."""
+    """Take the oldest key (the last line) away.
+
+    That of jwt when its tokens have died, that of encryption when nothing is left under it.
+    """
     with _key_file(ring) as file:
         if len(file.lines()) == 1:
             raise click.ClickException("There is one key only, and it is in use.")
@@ -94,7 +104,7 @@ def retire(ring: str, now: bool, batch_size: int) -> None:
 @json_option
 @batch_option
 def status(as_json: bool, batch_size: int) -> None:
-    """Show the keys by their fingerprints, and count what is stored under old ones."""
+    """Show keys by fingerprint, and count what is under old ones."""
     with booted() as app_manager:
         rings = {"jwt": app_manager.jwt_manager.fingerprints(), "encryption": app_manager.encryption_manager.fingerprints()}
         tallies = _each_collection(Rotation(app_manager, batch_size), Rotation.count, "counting")
@@ -102,7 +112,7 @@ def status(as_json: bool, batch_size: int) -> None:
         click.echo(json.dumps({"keys": rings, "collections": _as_dicts(tallies)}))
     else:
         for ring, prints in rings.items():
-            click.echo(f"{ring}: {prints[0]} (newest)" + "".join(f", {each}" for each in prints[1:]))
+            click.echo(f"{ring}: {prints[0]} (active)" + "".join(f", {each}" for each in prints[1:]))
         _report(tallies)
     sys.exit(_exit_code(tallies, unfinished_is_bad=False))
 
@@ -112,13 +122,15 @@ def status(as_json: bool, batch_size: int) -> None:
 @batch_option
 @click.option("--dry-run", is_flag=True, help="Only count.")
 def rotate(as_json: bool, batch_size: int, dry_run: bool) -> None:
-    """Write anew, while the application runs, every stored field that is under an old key. Start it again if it was stopped.
+    """Write anew every field that is under an old key.
 
-    Exit code 1 when something is left: what cannot be read is named by collection, id and field.
+    The application may run meanwhile. Start it again if it was stopped. Exit code 1 when something is left: what cannot be
+    read is named by collection, id and field.
     """
     with booted() as app_manager:
-        way, word = (Rotation.count, "counting") if dry_run else (Rotation.rotate, "rotating")
-        tallies = _each_collection(Rotation(app_manager, batch_size), way, word)
+        # A rotation's last pass finds nothing more to do.
+        way, word, passes = (Rotation.count, "counting", 1) if dry_run else (Rotation.rotate, "rotating", 2)
+        tallies = _each_collection(Rotation(app_manager, batch_size), way, word, passes)
     if as_json:
         click.echo(json.dumps({"collections": _as_dicts(tallies)}))
     else:
@@ -126,13 +138,15 @@ def rotate(as_json: bool, batch_size: int, dry_run: bool) -> None:
     sys.exit(_exit_code(tallies, unfinished_is_bad=not dry_run))
 
 
-def _each_collection(rotation: Rotation, way: Callable[[Rotation, str, Callable[[int], object]], Tally], word: str) -> dict[str, Tally]:
-    """What `way` found in each collection; a bar on stderr shows how far it is."""
+def _each_collection(rotation: Rotation, way: Way, word: str, passes: int = 1) -> dict[str, Tally]:
+    """What `way` found in each collection; a bar on stderr shows how far it is, of so many passes through all documents."""
     tallies = {}
     try:
         for name in rotation.collections():
-            with click.progressbar(length=rotation.size(name), label=f"{word} {name}", file=sys.stderr, show_pos=True) as bar:
+            with click.progressbar(length=passes * rotation.size(name), label=f"{word} {name}", file=sys.stderr) as bar:
                 tallies[name] = way(rotation, name, bar.update)
+                bar.finish()
+                bar.render_progress()
     except Unavailable as error:
         raise click.ClickException(f"{error} What was done stays done; start it again to go on.") from error
     return tallies
@@ -147,8 +161,10 @@ def _report(tallies: dict[str, Tally]) -> None:
 def _exit_code(tallies: dict[str, Tally], *, unfinished_is_bad: bool) -> int:
     """1 when there is something that nobody can read, or that is left; the former is named, never with its value."""
     for name, tally in tallies.items():
-        for document_id, place in tally.unreadable:
+        for document_id, place in tally.unreadable[:_NAMED]:
             click.echo(f"{name} {document_id} {place}: cannot be decrypted or written", err=True)
+        if len(tally.unreadable) > _NAMED:
+            click.echo(f"{name}: and {len(tally.unreadable) - _NAMED} more", err=True)
     bad = any(tally.unreadable or (unfinished_is_bad and tally.left) for tally in tallies.values())
     return 1 if bad else 0
 
