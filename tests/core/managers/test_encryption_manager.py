@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ Json = st.recursive(
 )
 Owners = st.text(max_size=30)
 # PBKDF2 takes a third of a second a key, so each set of keys is made once.
+ORDERS = ((OLD, NEW), (NEW, OLD))
 KEYS = {"old": [OLD], "new": [NEW], "both": [NEW, OLD], "other way round": [OLD, NEW]}
 
 
@@ -286,6 +289,35 @@ def test_a_ring_that_cannot_open_what_was_written_until_now_is_refused(
     assert NEW not in str(refusal.value)
     assert encryption.decrypt(before, "o") == "value"
     assert encryption.health_check()["keys"] == 1
+
+
+def test_whoever_encrypts_while_keys_are_exchanged_never_sees_half_a_ring(
+    running: Managers, environ: dict[str, str], rings: Callable[[list[str]], Path]
+) -> None:
+    encryption, configs = (
+        running.encryption_manager,
+        [load_config(None, {**environ, "SECRETS_DIR": str(rings([*keys]))}) for keys in ORDERS],
+    )
+    running.config = configs[0]
+    encryption.reload()
+    ended = threading.Event()
+
+    def work(_: int) -> int:
+        done = 0
+        while not ended.is_set():
+            assert encryption.decrypt(encryption.encrypt("value", "o"), "o") == "value"
+            assert encryption.decrypt_lookup(encryption.encrypt_lookup("ann", "f"), "f") == "ann"
+            assert len(set(encryption.lookup_candidates("ann", "f"))) == 2
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(3) as pool:
+        workers = [pool.submit(work, index) for index in range(3)]
+        for turn in range(60):
+            running.config = configs[turn % 2]
+            encryption.reload()
+        ended.set()
+        assert all(worker.result() for worker in workers)
 
 
 BESIDE_THE_LOOP = """

@@ -485,6 +485,24 @@ def test_old_keys_verify_until_they_are_taken_away(running: Managers, environ: d
     refused(tokens, pair.refresh_token, kind=REFRESH)
 
 
+def test_what_is_verified_while_its_key_is_taken_away_is_not_remembered(
+    running: Managers, environ: dict[str, str], rings: Rings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = running.jwt_manager
+    token = tokens.generate_token("u_1")
+    verify = tokens._verify
+
+    def take_away_meanwhile(*args: Any) -> Any:
+        claims = verify(*args)
+        give(running, environ, rings([NEW]))
+        return claims
+
+    monkeypatch.setattr(tokens, "_verify", take_away_meanwhile)
+    tokens.read_token(token)
+    monkeypatch.undo()
+    refused(tokens, token)
+
+
 def test_a_worker_that_has_the_new_key_last_takes_what_it_signed_elsewhere(app_manager_factory: Factory, rings: Rings) -> None:
     ahead = app_manager_factory("database", "redis", "jwt", SECRETS_DIR=rings([NEW, OLD])).jwt_manager
     behind = app_manager_factory("database", "redis", "jwt", SECRETS_DIR=rings([OLD, NEW])).jwt_manager
