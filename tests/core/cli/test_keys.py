@@ -229,6 +229,26 @@ def test_what_cannot_be_read_is_named_without_its_value_and_the_exit_code_says_s
     assert "canary" not in (done.stdout + done.stderr).lower()
 
 
+def test_a_rotation_that_loses_the_database_says_so_and_goes_on_later(
+    here: Here, filled: Callable[[int], list[dict[str, Any]]], servers: LocalStack, rings: Rings
+) -> None:
+    filled(5)
+    secrets = rings([NEW, OLD])
+    assert servers.mongod is not None
+    with servers.mongod.client() as client:
+        broken = {"failCommands": ["update"], "closeConnection": True, "appName": "credit-system-read_write"}
+        client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=broken)
+        try:
+            stopped = here(secrets, "rotate")
+        finally:
+            client.admin.command("configureFailPoint", "failCommand", mode="off")
+    assert stopped.exit_code == 1
+    assert "start it again to go on" in stopped.stderr
+    assert "Traceback" not in stopped.output
+    done = here(secrets, "rotate")
+    assert (done.exit_code, "15 written anew, 0 left" in done.stdout) == (0, True)
+
+
 def test_the_old_encryption_key_is_only_retired_when_nothing_needs_it(
     here: Here,
     filled: Callable[[int], list[dict[str, Any]]],
