@@ -24,7 +24,8 @@ _SETTLE_SECONDS = 120
 _DAY = 86_400
 # Where the ring lacks a key, nothing can be read: a thousand lines say so as well as a million.
 _NAMED = 1000
-_NEXT = {
+# What a key that is not the first one is good for already.
+_EFFECT = {
     "jwt": "tokens that it signs are accepted",
     "encryption": "what it encrypts can be read",
 }
@@ -61,7 +62,7 @@ def new(ring: str, write: bool) -> None:
         return
     with _key_file(ring) as file:
         file.change(lambda lines: [*lines, key])
-    click.echo(f"A new key is the last line of {file.path}: as soon as a worker has read it, {_NEXT[ring]} there.")
+    click.echo(f"A new key is the last line of {file.path}: as soon as a worker has read it, {_EFFECT[ring]} there.")
     click.echo(f"Once all workers have (metric credit_keys_loaded): flask keys promote {ring}")
 
 
