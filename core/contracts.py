@@ -24,7 +24,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class FieldRules:
-    """How a collection's fields (dotted paths) are stored: `lookup` deterministic (searchable), `sealed` randomised."""
+    """How a collection's fields are stored: `lookup` deterministic (searchable), `sealed` randomised."""
 
     lookup: tuple[str, ...] = ()
     sealed: tuple[str, ...] = ()

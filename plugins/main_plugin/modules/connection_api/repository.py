@@ -27,9 +27,9 @@ class ConnectionRepository:
 
     def __init__(self, database: DatabaseManager, encryption: EncryptionManager) -> None:
         self._database = database
-        self._encryption = encryption
         database.declare_fields(_USERS, FieldRules(lookup=("username", "email"), sealed=("profile",)))
         database.declare_fields(_SESSIONS, FieldRules(sealed=("user_agent",)))
+        self._encryption = encryption
 
     def transaction(self, work: Callable[[ClientSession], Any]) -> Any:
         """Run `work` in a transaction; a name that someone else took meanwhile is a Conflict."""
