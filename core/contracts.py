@@ -21,6 +21,10 @@ FIXED, SLIDING, BUCKET = "fixed", "sliding", "bucket"
 API_KEYS = "api_keys"
 
 
+class DecryptionError(Exception):
+    """A ciphertext that no key opens, or that belongs to another place than the one it was read from."""
+
+
 class Kind(Enum):
     """GATE: a callback's exception stops what is going on. NOTICE: it is logged, and the others still run."""
 

@@ -28,6 +28,7 @@ BREAKER_OPEN = Gauge(
 )
 HOOK_FAILURES = Counter("credit_hook_failures_total", "Callbacks of notices that failed.", ("hook",))
 HOOK_DROPS = Counter("credit_hook_dropped_total", "Asynchronous notices dropped because their queue was full.", ("hook",))
+KEYS = Gauge("credit_keys_loaded", "Keys in the ring of the worker that has the fewest.", ("ring",), multiprocess_mode="livemin")
 SOCKETS = Gauge("credit_socket_connections", "Open Socket.IO connections.", multiprocess_mode="livesum")
 SOCKET_EVENTS = Counter("credit_socket_events_total", "Socket.IO events by outcome.", ("event", "outcome"))
 # A series of its own, so that there is none where Vault is not in use.

@@ -28,6 +28,7 @@ OPEN = {
     "GET /health/live": "operators and load balancers",
     "GET /health/ready": "operators and load balancers",
     "GET /metrics": "Prometheus",
+    "GET /.well-known/jwks.json": "public keys, for services that verify tokens themselves",
     "GET /openapi.json": "documentation",
     "GET /docs": "documentation",
     "POST /auth/register": "makes the token",

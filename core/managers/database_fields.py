@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.contracts import FieldRules
+from utils.fields import changed_at
 
 if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
@@ -24,6 +26,11 @@ class FieldCodec:
     def declare(self, collection: str, rules: FieldRules) -> None:
         self._rules[collection] = rules
 
+    @property
+    def declared(self) -> Mapping[str, FieldRules]:
+        """By collection."""
+        return self._rules
+
     def rules(self, collection: str) -> FieldRules:
         return self._rules.get(collection, _NO_RULES)
 
@@ -33,9 +40,10 @@ class FieldCodec:
         if rules is None:
             return document
         encryption = self._app_manager.encryption_manager
-        sealed = encryption.encrypt_fields(document, rules.sealed, f"{collection}/{document['_id']}")
-        lookups = {f: encryption.encrypt_lookup(document[f], f"{collection}.{f}") for f in rules.lookup if document.get(f) is not None}
-        return {**sealed, **lookups}
+        stored = encryption.encrypt_fields(document, rules.sealed, f"{collection}/{document['_id']}")
+        for name in rules.lookup:
+            stored = changed_at(stored, name, partial(encryption.encrypt_lookup, field=f"{collection}.{name}"))
+        return stored
 
     def encrypt_update(self, collection: str, query: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
         """Raises ValueError for an encrypted field of a document that is not named by its id, to which a sealed value is bound."""
@@ -44,7 +52,7 @@ class FieldCodec:
             return dict(update)
         fields, encrypted = update.get("$set", {}), {*rules.lookup, *rules.sealed}
         _refuse_partial_changes(update, encrypted)
-        if not encrypted.intersection(fields):
+        if not any(_overlap(_plain(name), field.split(".")) for name in fields for field in encrypted):
             return dict(update)
         if not isinstance(query.get("_id"), str):
             raise ValueError("an update of encrypted fields has to name its document by _id")
@@ -67,8 +75,9 @@ class FieldCodec:
             return document
         encryption = self._app_manager.encryption_manager
         opened = encryption.decrypt_fields(document, rules.sealed, f"{collection}/{document['_id']}")
-        lookups = {f: encryption.decrypt_lookup(document[f], f"{collection}.{f}") for f in rules.lookup if document.get(f) is not None}
-        return {**opened, **lookups}
+        for name in rules.lookup:
+            opened = changed_at(opened, name, partial(encryption.decrypt_lookup, field=f"{collection}.{name}"))
+        return opened
 
     def projection(self, collection: str, wished: Sequence[str] | None, reveal: Sequence[str]) -> Any:
         """What the server shall leave out or send: private fields only when they are named."""
@@ -79,8 +88,24 @@ class FieldCodec:
 
 
 def _refuse_partial_changes(update: Mapping[str, Any], encrypted: set[str]) -> None:
-    """An encrypted field is set as a whole or removed: any other change of it would lie there in plain."""
+    """An encrypted field is set as a whole, or with what it lies in, or removed: any other change would lie there in plain."""
     for operator, paths in update.items():
         for path in paths if operator != "$unset" else ():
-            if path.partition(".")[0] in encrypted and (operator != "$set" or "." in path):
+            if any(_is_partial(operator, path, field.split(".")) for field in encrypted):
                 raise ValueError(f"{path} is encrypted: it can only be set as a whole, or removed")
+
+
+def _is_partial(operator: str, path: str, field: list[str]) -> bool:
+    parts = _plain(path)
+    return _overlap(parts, field) and (operator != "$set" or ".".join(parts) != path or len(parts) > len(field))
+
+
+def _overlap(parts: list[str], field: list[str]) -> bool:
+    """Whether the one lies in the other."""
+    shared = min(len(parts), len(field))
+    return parts[:shared] == field[:shared]
+
+
+def _plain(path: str) -> list[str]:
+    """The names of a path, without the positions in lists."""
+    return [part for part in path.split(".") if not (part.isdigit() or part.startswith("$"))]

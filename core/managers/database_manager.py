@@ -114,6 +114,11 @@ class DatabaseManager(Manager):
             )
             raise BootError(f"collections {', '.join(collections)}: {why}") from error
 
+    @property
+    def field_rules(self) -> Mapping[str, FieldRules]:
+        """What was declared, by collection."""
+        return self._fields.declared
+
     # Operations
 
     def insert_one(self, collection: str, document: Document, session: ClientSession | None = None) -> str:
@@ -219,6 +224,11 @@ class DatabaseManager(Manager):
         if found is None:
             found = self._collections[role, name] = self._database_of(name, role)[name]
         return found
+
+    def on_collection(self, name: str, work: Callable[[Collection[Document]], T]) -> T:
+        """What `work` does with the driver's collection, on documents as they are stored; errors as in the operations above."""
+        with self.errors():
+            return work(self.collection(name))
 
     def insert_rows(self, collection: str, rows: Sequence[Document], session: ClientSession) -> None:
         """Insert `rows` as they are, in one command of a transaction; DuplicateKeyError as usual.

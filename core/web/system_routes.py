@@ -35,6 +35,7 @@ class SystemRoutes:
             Route("GET", "/health/live", self.live, PUBLIC, "Whether this process runs", unlimited=True),
             Route("GET", "/health/ready", self.ready, PUBLIC, "Whether requests can be served", unlimited=True),
             Route("GET", "/metrics", self.metrics, PUBLIC, "Prometheus metrics", unlimited=True),
+            Route("GET", "/.well-known/jwks.json", self.token_keys, PUBLIC, "Public keys of access tokens"),
             Route("GET", "/modules/status", self.modules, ADMINS, "Status of all modules", scope=ADMIN_SCOPE),
             Route("GET", "/modules/{name}/health", self.module, ADMINS, "Health of one module", scope=ADMIN_SCOPE),
             Route("GET", "/rate-limits", self.policies, ADMINS, "All policies of the rate limiter", scope=ADMIN_SCOPE),
@@ -57,6 +58,9 @@ class SystemRoutes:
 
     def metrics(self, call: Call) -> Answer:
         return Answer(content=metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
+
+    def token_keys(self, call: Call) -> Answer:
+        return Answer({"keys": self._app_manager.jwt_manager.public_keys()}, headers={"Cache-Control": "public, max-age=60"})
 
     def modules(self, call: Call) -> Answer:
         return Answer({"modules": self._app_manager.module_manager.get_module_status()})

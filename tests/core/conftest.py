@@ -52,6 +52,20 @@ def copied_secrets(tmp_path: Path, secrets_dir: Path) -> Path:
     return Path(shutil.copytree(secrets_dir, tmp_path / "copied-secrets"))
 
 
+@pytest.fixture(scope="session")
+def rings(secrets_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], Path]:
+    """`rings([newest, oldest])`: the secrets of the real servers, with these lines as the ring of every kind of key."""
+
+    def make(lines: list[str]) -> Path:
+        folder = tmp_path_factory.mktemp("ring") / "secrets"
+        shutil.copytree(secrets_dir, folder)
+        for name in ("encryption_key", "jwt_secret"):
+            (folder / name).write_text("\n".join(lines) + "\n\n")
+        return folder
+
+    return make
+
+
 @pytest.fixture(scope="module")
 def app_manager_factory(environ: dict[str, str]) -> Iterator[Factory]:
     """`app_manager_factory("redis", "jwt", JWT_ACCESS_TTL=5)`: these managers, started in BOOT_ORDER with these settings."""

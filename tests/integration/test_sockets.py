@@ -71,6 +71,7 @@ def token_of(user: Client, secrets_dir: Path, *, lifetime: int) -> str:
     """A token of the user's session that lives for `lifetime` seconds, which may be over."""
     config = {
         "JWT_SECRET": (secrets_dir / "jwt_secret").read_text().strip(),
+        "JWT_ALGORITHM": "HS256",
         "JWT_ISSUER": "credit-system",
         "JWT_AUDIENCE": "credit-system",
         "JWT_ACCESS_TTL": lifetime,

@@ -170,7 +170,8 @@ SETTINGS: tuple[Setting, ...] = (
     _secret("REDIS_PASSWORD", "Password of Redis."),
     _secret("REDIS_ENCRYPTION_KEY", "Key material for what is stored in Redis.", min_length=32),
     # Tokens, passwords, encryption.
-    _secret("JWT_SECRET", "Key material for access and refresh tokens.", min_length=32),
+    _secret("JWT_SECRET", "Key material for access and refresh tokens; one key a line, newest first.", min_length=32),
+    Setting("JWT_ALGORITHM", str, "HS256", "Signature of new tokens; those of either kind are verified.", choices=("HS256", "EdDSA")),
     Setting("JWT_ISSUER", str, "credit-system", "The `iss` of our tokens."),
     Setting("JWT_AUDIENCE", str, "credit-system", "The `aud` of our tokens."),
     Setting("JWT_ACCESS_TTL", int, 900, "Seconds an access token lives.", minimum=1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.contracts import Kind
@@ -24,7 +25,7 @@ class WalletModule(BaseModule):
 
     def initialize(self, app_manager: AppManager) -> bool:
         self.repository = WalletRepository(app_manager.database_manager)
-        self.service = WalletService(self.repository, Pager(app_manager.encryption_manager.derive_key("cursor")))
+        self.service = WalletService(self.repository, Pager(partial(app_manager.encryption_manager.derive_keys, "cursor")))
         self._routes = wallet_routes(self.service)
         # A gate, and inside the transaction that makes the user: there is never one without a wallet.
         app_manager.hooks_manager.declare_hook("user_created", Kind.GATE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -45,9 +46,9 @@ class ConnectionAPI(BaseModule):
         self._config = config = app_manager.config
         self._jwt = app_manager.jwt_manager
         database, services = app_manager.database_manager, app_manager.services_manager
-        pager = Pager(app_manager.encryption_manager.derive_key("cursor"))
+        pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))
         self._queries = Queries(database, app_manager.redis_manager)
-        self._repository = ConnectionRepository(database)
+        self._repository = ConnectionRepository(database, app_manager.encryption_manager)
         passwords = Passwords(config["ARGON2_TIME_COST"], config["ARGON2_MEMORY_KIB"], config["ARGON2_CONCURRENCY"], config["ARGON2_QUEUE"])
         brake = LoginBrake(app_manager.redis_manager, app_manager.encryption_manager.derive_key("login-brake"))
         self.sessions = Sessions(self._repository, passwords, self._jwt, brake, refresh_ttl=config["JWT_REFRESH_TTL"], pager=pager)

@@ -17,12 +17,6 @@ def invalid_credentials() -> Unauthenticated:
     return Unauthenticated("The login or the password is wrong.", code="invalid-credentials", title="Invalid credentials")
 
 
-def refresh_reused() -> Unauthenticated:
-    return Unauthenticated(
-        "This refresh token was used before; its session has ended.", code="refresh-reused", title="Refresh token reused"
-    )
-
-
 def session_ended() -> Unauthenticated:
     return Unauthenticated("The session has ended.", code="session-revoked", title="Session ended")
 

@@ -19,7 +19,6 @@ from plugins.main_plugin.modules.connection_api.passwords import Passwords
 from plugins.main_plugin.modules.connection_api.repository import ConnectionRepository
 from plugins.main_plugin.modules.connection_api.schemas import session_view, user_view
 from tools.error_handling.errors import Unauthenticated
-from tools.logger.custom_logger import custom_log
 from utils.clock import utc_now
 from utils.ids import new_id
 
@@ -129,7 +128,7 @@ class Sessions:
         if row is None or user is None or user["status"] != "active":
             raise errors.session_ended()
         pair = self._jwt.generate_pair(user["_id"], user["role"], session_id, fingerprint)
-        if not self._rotate(pair, row["refresh_jti"]):
+        if not self._jwt.rotate(session_id, row["refresh_jti"], pair.refresh_jti):
             raise errors.session_ended()
         return _with_session_id(user, pair)
 
@@ -151,25 +150,7 @@ class Sessions:
         user = self._repository.find_user(claims["sub"])
         if user is None or user["status"] != "active":
             raise errors.session_ended()
-        pair = self._jwt.generate_pair(user["_id"], user["role"], claims["sid"], claims["fpt"])
-        if not self._rotate(pair, claims["jti"]):
-            raise self._refusal_of_spent(claims["sid"])
-        metrics.AUTH_ATTEMPTS.labels("refresh", "ok").inc()
-        return _token_answer(user, pair)
-
-    def _rotate(self, pair: TokenPair, old_jti: str) -> bool:
-        now = utc_now()
-        return self._repository.rotate_refresh(pair.session_id, old_jti, pair.refresh_jti, now, now + self._refresh_life)
-
-    def _refusal_of_spent(self, session_id: str) -> Unauthenticated:
-        """Why a genuine refresh token was not current: its session ended, or (then it ends now) someone used it before."""
-        if self._repository.find_session(session_id, utc_now()) is None:
-            metrics.AUTH_ATTEMPTS.labels("refresh", "ended").inc()
-            return errors.session_ended()
-        metrics.AUTH_ATTEMPTS.labels("refresh", "reused").inc()
-        custom_log("a refresh token was used twice, its session ends", level="WARNING", session_id=session_id)
-        self._jwt.revoke_session(session_id)
-        return errors.refresh_reused()
+        return _token_answer(user, self._jwt.refresh_token(refresh_token, role=user["role"], fingerprint=fingerprint))
 
     def end(self, principal: Principal, session_id: str) -> None:
         """End one of the caller's sessions; one that has ended already stays so."""

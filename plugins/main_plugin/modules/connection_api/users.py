@@ -173,6 +173,7 @@ class Users:
 
     def _refuse_taken(self, username: str, email: str, own_id: str | None, session: ClientSession) -> None:
         """Asked under all active keys: while two are in use, the unique index alone would let a name in twice."""
+        self._repository.queue_for_names(username, email, session)
         for find, value, refusal in (
             (self._repository.find_by_username, username, errors.username_taken),
             (self._repository.find_by_email, email, errors.email_taken),
