@@ -10,13 +10,14 @@ WORKERS ?= 2
 ASYNC_MODE ?= eventlet
 VAULT ?= 0
 RATE_LIMIT_SCALE ?= 1
+ARGS ?= --help
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint bench constraints clean
+.PHONY: help run flask test soak lint bench constraints clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\): ## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -33,6 +34,10 @@ run: export RATE_LIMIT_SCALE := $(RATE_LIMIT_SCALE)
 run: ## Run the app with its own MongoDB and Redis (VAULT=1: and a secrets server) until Ctrl-C
 	@$(PYTHON) tools/setup_venv.py run
 	@exec $(VENV_PYTHON) tools/local_stack/tethered.py SIGTERM $$PPID $(VENV_PYTHON) -m tools.local_stack
+
+flask: ## Run a command of the operators beside `make run`; ARGS="settings --json"
+	@test -r $(DATA_DIR)/stack.env || { echo "nothing runs in $(DATA_DIR) (DATA_DIR); start it with make run" >&2; exit 1; }
+	@set -a && . $(abspath $(DATA_DIR))/stack.env && exec .venv/bin/flask $(ARGS)
 
 test: ## Run the tests; PYTEST_ARGS="-k wallet" chooses
 	@$(PYTHON) tools/setup_venv.py dev

@@ -30,6 +30,8 @@ timeout = 30
 accesslog = None
 errorlog = "-"
 loglevel = "warning"
+# gunicorn's own lines repeat what clients sent; these do not.
+logger_class = "core.web.gunicorn_log.GunicornLog"
 # The control socket that gunicorn opens by default does not work on a read-only file system, and we do not use it.
 control_socket_disable = True
 # Who came through which proxies is settled by an exact number of hops (PROXY_COUNT); gunicorn itself believes nobody.
@@ -42,11 +44,17 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
 
 
 def on_starting(server):
-    """Before anything listens: empty the metrics of the last run, and rehearse the boot in a process of its own."""
+    """Before anything listens: empty the metrics of the last run, and rehearse the boot in a process of its own.
+
+    What the rehearsal has got from Vault is shared with the workers, in memory that only this process and its children see.
+    """
     shutil.rmtree(_metrics_dir, ignore_errors=True)
     _metrics_dir.mkdir(parents=True)
+    # Elsewhere than on Linux each process logs in by itself.
+    handover = [os.memfd_create("vault-handover")] if hasattr(os, "memfd_create") else []
+    os.environ["VAULT_HANDOVER_FD"] = str(sum(handover))
     environ = {key: value for key, value in os.environ.items() if key != "PROMETHEUS_MULTIPROC_DIR"}
-    rehearsal = subprocess.run([sys.executable, "-m", "core.preflight"], env=environ, check=False)
+    rehearsal = subprocess.run([sys.executable, "-m", "core.preflight"], env=environ, pass_fds=handover, check=False)
     if rehearsal.returncode:
         sys.exit(rehearsal.returncode)
 

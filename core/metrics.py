@@ -11,9 +11,9 @@ _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 REQUESTS = Counter("credit_http_requests_total", "HTTP requests answered.", ("method", "route", "status"))
 REQUEST_SECONDS = Histogram("credit_http_request_duration_seconds", "Time to answer a request.", ("method", "route"), buckets=_LATENCY)
-RATE_LIMIT_DECISIONS = Counter("credit_rate_limit_decisions_total", "What the rate limiter decided.", ("decision",))
-ALLOWED = RATE_LIMIT_DECISIONS.labels("allowed")
-BANS = Counter("credit_bans_total", "Identifiers banned.")
+RATE_LIMIT_DECISIONS = Counter("credit_rate_limit_decisions_total", "What the rate limiter decided.", ("policy", "decision"))
+RATE_LIMIT_DEGRADED = Gauge("credit_rate_limit_degraded", "1 while a worker counts without Redis.", multiprocess_mode="livemax")
+BANS = Counter("credit_bans_total", "Identifiers banned.", ("type",))
 AUTH_ATTEMPTS = Counter("credit_auth_attempts_total", "Log-ins and refreshes by outcome.", ("kind", "outcome"))
 TRANSACTIONS = Counter("credit_transactions_total", "Ledger transactions posted.", ("type",))
 AMOUNT = Counter("credit_transactions_amount_total", "Minor units moved.", ("type", "asset"))
@@ -22,12 +22,51 @@ POSTING_SECONDS = Histogram("credit_posting_duration_seconds", "Time of one grou
 BATCH_SIZE = Histogram("credit_posting_batch_size", "Money verbs in one group commit.", buckets=_BATCH)
 QUEUE_LENGTH = Gauge("credit_posting_queue_length", "Money verbs that wait for a commit.", multiprocess_mode="livesum")
 REPLAYS = Counter("credit_idempotency_replays_total", "Money verbs answered from their idempotency record.")
+REDIS_SECONDS = Histogram("credit_redis_command_duration_seconds", "Time of one round trip to Redis.", buckets=_LATENCY)
+BREAKER_OPEN = Gauge(
+    "credit_dependency_breaker_open", "Whether calls to a dependency are refused at once (1).", ("dependency",), multiprocess_mode="livemax"
+)
+HOOK_FAILURES = Counter("credit_hook_failures_total", "Callbacks of notices that failed.", ("hook",))
+HOOK_DROPS = Counter("credit_hook_dropped_total", "Asynchronous notices dropped because their queue was full.", ("hook",))
+KEYS = Gauge("credit_keys_loaded", "Keys in the ring of the worker that has the fewest.", ("ring",), multiprocess_mode="livemin")
 SOCKETS = Gauge("credit_socket_connections", "Open Socket.IO connections.", multiprocess_mode="livesum")
 SOCKET_EVENTS = Counter("credit_socket_events_total", "Socket.IO events by outcome.", ("event", "outcome"))
+# A series of its own, so that there is none where Vault is not in use.
+VAULT_TOKEN_TTL = Gauge("credit_vault_token_ttl_seconds", "Seconds until our Vault token ends.", ("auth",), multiprocess_mode="livemin")
+VAULT_REFRESH_FAILURES = Counter("credit_vault_refresh_failures_total", "Renewals and reads that Vault did not answer.", ("what",))
+SETTINGS_REFRESHES = Counter("credit_settings_refreshes_total", "Changed settings taken over while running, or not.", ("outcome",))
+# Series that are there from the start: the first failure is an increase, too.
+for _what in ("token", "lease", "secret"):
+    VAULT_REFRESH_FAILURES.labels(_what)
+for _outcome in ("taken", "refused", "unusable", "unavailable", "failed"):
+    SETTINGS_REFRESHES.labels(_outcome)
 
+MONGO_SECONDS = Histogram("credit_mongodb_command_duration_seconds", "Time of a command to MongoDB.", ("command", "role"), buckets=_LATENCY)
+MONGO_FAILURES = Counter("credit_mongodb_command_failures_total", "Commands to MongoDB that failed.", ("command", "role"))
+MONGO_SLOW = Counter("credit_mongodb_slow_commands_total", "Commands to MongoDB that took longer than MONGODB_SLOW_MS.", ("role",))
+MONGO_POOL_SIZE = Gauge("credit_mongodb_pool_connections", "Open connections to MongoDB.", ("role",), multiprocess_mode="livesum")
+MONGO_POOL_USED = Gauge("credit_mongodb_pool_in_use", "Connections to MongoDB that are being used.", ("role",), multiprocess_mode="livesum")
+MONGO_POOL_WAIT = Counter("credit_mongodb_pool_wait_seconds_total", "Time spent waiting for a connection to MongoDB.", ("role",))
+MONGO_PRIMARY_CHANGES = Counter("credit_mongodb_primary_changes_total", "Times that a worker saw the primary change or vanish.")
+AUDIT_CHAIN_OK = Gauge("credit_audit_chain_ok", "1 while the sealed audit log is as it was sealed, else 0.", multiprocess_mode="mostrecent")
+AUDIT_UNSEALED = Gauge(
+    "credit_audit_unsealed_rows", "Audit rows that wait for their seal, counted up to 10000.", multiprocess_mode="mostrecent"
+)
+AUDIT_LAST_SEALED = Gauge("credit_audit_last_sealed_timestamp_seconds", "When the last seal was made.", multiprocess_mode="mostrecent")
 
-# Looking a labelled metric up costs more than counting in it, and there are only as many as routes and statuses.
+SERVICE_CALLS = Counter("credit_service_calls_total", "Calls to external services.", ("service", "kind", "outcome"))
+SERVICE_SECONDS = Histogram(
+    "credit_service_call_duration_seconds", "Time of a call to an external service.", ("service",), buckets=_LATENCY
+)
+SERVICE_RETRIES = Counter("credit_service_retries_total", "Calls to external services that were tried once more.", ("service",))
+SERVICE_EJECTIONS = Counter("credit_service_ejections_total", "Addresses taken out of use after failures.", ("service",))
+SERVICE_BREAKER_OPEN = Gauge("credit_service_breaker_open", "Workers that ask it no more.", ("service",), multiprocess_mode="livesum")
+ERRORS = Counter("credit_errors_total", "Errors answered, by code.", ("code",))
+
+# Looking a labelled metric up costs more than counting in it, and there are only as many as routes and statuses, or
+# policies and decisions.
 _request_metrics: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+_decision_metrics: dict[tuple[str, str], Counter] = {}
 
 
 def observe_request(method: str, route: str, status: int, seconds: float) -> None:
@@ -38,6 +77,22 @@ def observe_request(method: str, route: str, status: int, seconds: float) -> Non
         _request_metrics[method, route, status] = found
     found[0].inc()
     found[1].observe(seconds)
+
+
+def count_error(code: str) -> None:
+    """Count one error that was answered; the codes are those of our errors and of the framework."""
+    ERRORS.labels(code).inc()
+
+
+def count_decision(policy: str, decision: str) -> None:
+    """Count what the rate limiter decided: allowed, limited, banned, shadow, degraded_allowed or degraded_refused.
+
+    `policy` is the one that decided; of what passes the most particular one that was asked; of a ban the identifier's type.
+    """
+    found = _decision_metrics.get((policy, decision))
+    if found is None:
+        found = _decision_metrics[policy, decision] = RATE_LIMIT_DECISIONS.labels(policy, decision)
+    found.inc()
 
 
 def exposition() -> bytes:

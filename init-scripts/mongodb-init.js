@@ -10,6 +10,7 @@ const NAMESPACE_EXISTS = 48;
 const listed = JSON.parse(fs.readFileSync(path.join(__dirname, 'collections.json'), 'utf8'));
 const secretsDir = process.env.SECRETS_DIR || '/secrets';
 const database = db.getSiblingDB(process.env.MONGODB_DATABASE || 'credit_system');
+const plugins = db.getSiblingDB(`${database.getName()}_plugins`);
 const admin = db.getSiblingDB('admin');
 
 function secret(name) {
@@ -61,27 +62,33 @@ function members(group) {
   }
 }
 
+// Roles lie in the database that they are for: ours, or that of the plugins' collections.
+function databaseOf(role) {
+  return listed.roles[role].plugins ? plugins : database;
+}
+
 function applyRoles() {
   for (const [role, { inherits, grants }] of Object.entries(listed.roles)) {
+    const home = databaseOf(role);
     const privileges = grants.flatMap(({ on, actions }) =>
-      members(on).map((collection) => ({ resource: { db: database.getName(), collection }, actions }))
+      members(on).map((collection) => ({ resource: { db: home.getName(), collection }, actions }))
     );
-    const roles = inherits.map((name) => ({ role: name, db: database.getName() }));
-    if (database.getRole(role)) {
-      database.updateRole(role, { privileges, roles });
+    const roles = inherits.map((name) => ({ role: name, db: home.getName() }));
+    if (home.getRole(role)) {
+      home.updateRole(role, { privileges, roles });
     } else {
-      database.createRole({ role, privileges, roles });
+      home.createRole({ role, privileges, roles });
     }
   }
 }
 
 // In `admin`, where drivers look for users by default.
 function applyUsers() {
-  for (const { name_secret: nameSecret, password_secret: passwordSecret, role } of listed.users) {
+  for (const { name_secret: nameSecret, password_secret: passwordSecret, roles } of listed.users) {
     const user = secret(nameSecret);
     const access = {
       pwd: secret(passwordSecret),
-      roles: [{ role, db: database.getName() }],
+      roles: roles.map((role) => ({ role, db: databaseOf(role).getName() })),
       mechanisms: ['SCRAM-SHA-256'],
     };
     if (admin.getUser(user)) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pymongo.database import Database
 from tests.support.app_server import AppServer
 from tests.support.client import Client
 from tools.local_stack import LocalStack
+from utils import keys
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -24,6 +26,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stretched_once() -> Iterator[None]:
+    """The same secrets are stretched again for every set of managers, a fifth of a second each: here once a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys, "stretch", lru_cache(maxsize=None)(keys.stretch))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 
 from core.managers.app_manager import AppManager
 from core.web.models import Body, Query
-from core.web.routing import EVERYONE, PUBLIC, Route
+from core.web.routing import ADMIN_SCOPE, ADMINS, EVERYONE, PUBLIC, Route
 from tests.support.in_process import booted
 from tools.local_stack import LocalStack
 
@@ -28,12 +28,16 @@ OPEN = {
     "GET /health/live": "operators and load balancers",
     "GET /health/ready": "operators and load balancers",
     "GET /metrics": "Prometheus",
+    "GET /.well-known/jwks.json": "public keys, for services that verify tokens themselves",
     "GET /openapi.json": "documentation",
     "GET /docs": "documentation",
     "POST /auth/register": "makes the token",
     "POST /auth/login": "makes the token",
     "POST /auth/refresh": "brings a token of its own",
 }
+# What API keys can be allowed to do; everything else about an account needs a session.
+SCOPES = {"users:read", "wallets:read", "wallets:write", "money", "webhooks", "admin"}
+CREDENTIALS = re.compile(r"^[A-Z]+ /auth/(?!me$)")
 
 
 def name_of(path: Path) -> str:
@@ -68,6 +72,20 @@ def test_every_route_states_its_roles_and_only_listed_ones_need_no_token(routes:
     assert {name for name, route in routes.items() if route.roles == PUBLIC} <= set(OPEN)
 
 
+def test_every_route_states_what_an_api_key_needs_for_it_and_none_touches_credentials(routes: dict[str, Route]) -> None:
+    for name, route in routes.items():
+        if route.roles == PUBLIC or CREDENTIALS.match(name):
+            assert route.scope is None, name
+        else:
+            assert route.scope in SCOPES, f"{name}: which scope does an API key need?"
+
+
+def test_what_only_admins_may_needs_the_scope_admin_and_what_moves_credits_the_scope_money(routes: dict[str, Route]) -> None:
+    for name, route in routes.items():
+        assert route.roles != ADMINS or route.scope == ADMIN_SCOPE, name
+        assert not route.idempotent or route.scope == "money", name
+
+
 def test_every_body_refuses_what_it_does_not_know(routes: dict[str, Route]) -> None:
     for name, route in routes.items():
         assert route.body is None or issubclass(route.body, Body), name
@@ -90,7 +108,7 @@ def test_every_money_verb_is_idempotent_limited_and_can_be_rehearsed(routes: dic
 
 
 def test_every_limit_is_a_policy_of_the_rate_limiter(application: AppManager, routes: dict[str, Route]) -> None:
-    policies = set(application.rate_limiter_manager._policies)
+    policies = {row["policy"] for row in application.rate_limiter_manager.get_limits()["policies"]}
     assert {route.limit for route in routes.values() if route.limit is not None} <= policies
     for name in ("POST /auth/register", "POST /auth/login", "POST /auth/refresh", "PUT /auth/password"):
         assert routes[name].limit == "auth", name

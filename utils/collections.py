@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,32 @@ def load_collections() -> dict[str, Any]:
     return listed
 
 
+def plugin_database(database: str) -> str:
+    """The database of the plugins' collections. They have their own because MongoDB grants rights by database or by full name:
+
+    so a plugin can update what it brings without anyone who may change roles, and never the ledger.
+    """
+    return f"{database}_plugins"
+
+
 def apply_collections(db: Database[dict[str, Any]]) -> None:
     """Create what is missing, views as they are listed now; any number of processes may do so at once.
 
     Raises OperationFailure when an index exists under the same name with another definition.
     """
     listed = load_collections()
-    for name, options in listed["collections"].items():
-        _create(db, name)
-        if options["indexes"]:
-            db.command("createIndexes", name, indexes=options["indexes"])
+    create_collections(db, listed["collections"])
     for name, view in listed["views"].items():
         if not _create(db, name, **view):
             db.command("collMod", name, **view)
+
+
+def create_collections(db: Database[dict[str, Any]], collections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Create what is missing of `collections` (by name: `{indexes: [...]}`) and of their indexes."""
+    for name, options in collections.items():
+        _create(db, name)
+        if options.get("indexes"):
+            db.command("createIndexes", name, indexes=options["indexes"])
 
 
 def _create(db: Database[dict[str, Any]], name: str, **options: Any) -> bool:

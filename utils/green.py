@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
-# Taken before anything is patched: for checks that do not wait, and so need no event loop.
+# Taken before anything is patched: for checks that do not wait, and so need no event loop; and for native threads.
 native_poll = select.poll
+native_getaddrinfo = socket.getaddrinfo
+_END_SECONDS = 1.0
 
 
 def patch(mode: str) -> None:
@@ -62,3 +65,14 @@ def run_native(function: Callable[..., Any], *args: Any) -> Any:
     if mode == "gevent":
         return sys.modules["gevent"].get_hub().threadpool.apply(function, args)
     return function(*args)
+
+
+def end_native() -> None:
+    """End the native threads that `run_native` has used; the next call makes new ones."""
+    mode = current_mode()
+    if mode == "eventlet":
+        sys.modules["eventlet"].tpool.killall()
+    elif mode == "gevent":
+        # Names are looked up on these threads too, which may take for ever.
+        with suppress(TimeLimitReached), time_limit(_END_SECONDS):
+            sys.modules["gevent"].get_hub().threadpool.kill()

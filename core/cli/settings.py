@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
-from core.cli.booted import booted
+from core.managers.app_manager import AppManager
+from utils.config.config import quiet_environment
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 def settings(as_json: bool) -> None:
-    """Show every setting, its value (secrets masked) and where it came from."""
-    with booted() as app_manager:
-        rows = app_manager.config.rows()
+    """Show every setting, its value (secrets masked) and where it came from.
+
+    Works while the servers are down. What is missing or cannot be used is named on stderr, and the exit code is 3.
+    """
+    config, wrong = AppManager(quiet_environment()).survey_settings()
+    rows = config.rows()
     if as_json:
         click.echo(json.dumps({row["key"]: {"value": row["value"], "origin": row["origin"]} for row in rows}))
-        return
-    for row in rows:
-        click.echo(f"{row['key']} = {row['value']} ({row['origin']})")
+    else:
+        for row in rows:
+            click.echo(f"{row['key']} = {row['value']} ({row['origin']})")
+    for line in wrong:
+        click.echo(line, err=True)
+    if wrong:
+        sys.exit(3)

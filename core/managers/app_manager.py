@@ -6,14 +6,16 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from flask import Flask
-from jinja2 import ChoiceLoader, FileSystemLoader
+from jinja2 import ChoiceLoader
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from core import metrics
 from core.disposal import dispose_in_reverse
+from core.health import HealthChecks
 from core.managers.base import BootError, Manager
 from core.managers.database_manager import DatabaseManager
 from core.managers.encryption_manager import EncryptionManager
@@ -26,15 +28,17 @@ from core.managers.redis_manager import RedisManager
 from core.managers.services_manager import ServicesManager
 from core.managers.vault_manager import VaultManager
 from core.managers.websocket_manager import WebSocketManager
+from core.plugin_sources import PluginSet, find_plugins
+from core.settings_refresh import SettingsRefresh
 from core.web.flask_app import configure_flask_app
 from core.web.request_chain import RequestChain
 from core.web.security_headers import SecurityHeaders
 from core.web.system_routes import SystemRoutes
 from tools.error_handling.error_handler import ErrorHandler
-from tools.error_handling.errors import AppError
-from tools.logger.custom_logger import configure_logging, custom_log, log_exception
+from tools.logger.custom_logger import configure_logging, custom_log
+from utils import green
 from utils.clock import rfc3339, utc_now
-from utils.config.config import Config, ConfigError, load_bootstrap, load_config, load_plain
+from utils.config.config import Config, ConfigError, Setting, check_settings, load_bootstrap, load_config, load_one, load_plain, survey
 
 # The only place where the order of the boot is written down; the stop is its reverse.
 BOOT_ORDER: tuple[type[Manager], ...] = (
@@ -52,7 +56,10 @@ BOOT_ORDER: tuple[type[Manager], ...] = (
 )
 # Without these no request can be served, so readiness asks them.
 _NEEDED = ("database", "redis")
+# With its last good secrets a degraded Vault does, until they are too old.
+_NEEDED_IF_ENABLED = "vault"
 _HEALTH_CACHE_SECONDS = 2.0
+_HEALTH_CHECK_SECONDS = 2.0
 
 
 class AppManager:
@@ -74,13 +81,16 @@ class AppManager:
         """`environ` stands in for the process's environment."""
         self.config: Config
         self._environ = () if environ is None else (environ,)
-        self.error_handler = ErrorHandler()
+        self.error_handler = ErrorHandler(metrics.count_error)
         self.app: Flask | None = None
         self.chain: RequestChain
+        self.plugins: PluginSet
         self.draining = False
         self._started: list[Manager] = []
         self._health_lock = threading.Lock()
         self._health: tuple[float, dict[str, Any]] = (float("-inf"), {})
+        self._checks = HealthChecks(_HEALTH_CHECK_SECONDS)
+        self.settings_refresh = SettingsRefresh(self, lambda: self._read_settings(self.vault_manager.fresh_settings()))
         for manager_class in BOOT_ORDER:
             setattr(self, f"{manager_class.name}_manager", manager_class(self))
 
@@ -92,11 +102,13 @@ class AppManager:
             self._load_settings(lambda: load_bootstrap(*self._environ))
             configure_logging(load_plain(*self._environ))
             self._boot(app)
+            self.settings_refresh.start()
+            self.hooks_manager.trigger("after_boot")
         except BaseException as error:
             self.dispose()
             if isinstance(error, BootError) or not isinstance(error, Exception):
                 raise
-            raise _without_details("during the boot", error) from error
+            raise BootError.at("during the boot", error) from error
         return True
 
     def run(self) -> None:
@@ -117,19 +129,43 @@ class AppManager:
         for line in self.config.describe():
             custom_log(f"setting {line}")
         self.database_manager.prepare()
-        for module in self.module_manager.all_modules():
-            module.prepare()
+        self.plugin_manager.prepare()
+        self.module_manager.prepare()
 
     def dispose(self) -> None:
         """Stop the managers in reverse; every one is told, whatever the others do. Safe to call twice."""
+        self.settings_refresh.stop()
+        if self.hooks_manager.initialized:
+            self.hooks_manager.announce_stop()
+        self._checks.stop()
+        self._health = (float("-inf"), {})
         started, self._started = self._started, []
         dispose_in_reverse({manager.name: manager for manager in started}, "manager")
+        green.end_native()
+
+    def managers(self) -> list[Manager]:
+        """Those that run, in the order of their start."""
+        return list(self._started)
+
+    def survey_settings(self) -> tuple[Config, list[str]]:
+        """For people: every setting as far as it can be told, and what is wrong; asks nobody but Vault."""
+        held, wrong = self._held_by_vault()
+        config, unusable = survey(held, *self._environ, more=self._declared_by_plugins(held))
+        return config, [*wrong, *(line for line in unusable if line not in wrong)]
+
+    def _declared_by_plugins(self, vault: Mapping[str, str]) -> list[Setting]:
+        try:
+            return find_plugins(load_one("PLUGINS", vault, *self._environ), all_optional=True).settings
+        except (BootError, ConfigError):
+            return []
 
     # For modules and plugins, as the seeds have it
 
     def register_template_dir(self, directory: Any) -> None:
         """Let Jinja find templates in `directory` too."""
         self.plugin_manager.register_template_dir(directory)
+        if self.app is not None:
+            self._find_templates(self.app)
 
     def register_hook(self, name: str, callback: Any, priority: int = 100, context: str | None = None) -> None:
         """The hooks manager's `register_hook`."""
@@ -153,20 +189,31 @@ class AppManager:
     def readiness(self) -> dict[str, Any]:
         """`{status: ready | draining | unavailable, ...}` with the state of what no request can do without."""
         report = self.health()
-        checks = {name: report["managers"].get(name, {}).get("status", "unhealthy") for name in _NEEDED}
+        managers = report["managers"]
+        checks = {name: managers.get(name, {}).get("status", "unhealthy") for name in _NEEDED}
+        ready = all(state == "healthy" for state in checks.values())
+        if managers.get(_NEEDED_IF_ENABLED, {}).get("enabled"):
+            checks[_NEEDED_IF_ENABLED] = managers[_NEEDED_IF_ENABLED]["status"]
+            ready = ready and checks[_NEEDED_IF_ENABLED] != "unhealthy"
         if self.draining:
             status = "draining"
         else:
-            status = "ready" if all(state == "healthy" for state in checks.values()) else "unavailable"
+            status = "ready" if ready else "unavailable"
         return {"status": status, "checks": checks, "last_check": report["last_check"]}
 
     def _ask_everyone(self) -> dict[str, Any]:
-        managers = list(self._started)
-        with ThreadPoolExecutor(max_workers=len(managers) or 1) as pool:
-            futures = {manager.name: pool.submit(_health_of, manager) for manager in managers}
-            answers = {name: future.result() for name, future in futures.items()}
-        modules = {m.NAME.removesuffix("_module"): self.module_manager.get_module_health(m.NAME) for m in self.module_manager.all_modules()}
-        return {"status": _overall(managers, answers), "managers": answers, "modules": modules, "last_check": rfc3339(utc_now())}
+        managers = self.managers()
+        modules = {module.NAME: module.NAME.removesuffix("_module") for module in self.module_manager.all_modules()}
+        of_managers = {manager.name: partial(_health_of, manager) for manager in managers}
+        of_modules = {f"module {key}": partial(self.module_manager.get_module_health, key) for key in modules}
+        answers = self._checks.ask({**of_managers, **of_modules})
+        states = {manager.name: answers[manager.name] or _too_late(manager) for manager in managers}
+        return {
+            "status": _overall(managers, states),
+            "managers": states,
+            "modules": {name: answers[f"module {key}"] or _module_too_late(key) for key, name in modules.items()},
+            "last_check": rfc3339(utc_now()),
+        }
 
     # The stages of the boot
 
@@ -179,24 +226,50 @@ class AppManager:
             self._started.append(manager)
             try:
                 started = manager.initialize()
-            except (BootError, ConfigError, AppError) as error:
-                raise BootError(f"{number:02d}/{total} {manager.name}: {error}") from error
             except Exception as error:
-                raise _without_details(f"{number:02d}/{total} {manager.name}", error) from error
+                raise BootError.at(f"{number:02d}/{total} {manager.name}", error) from error
             if not started:
                 raise BootError(f"{number:02d}/{total} {manager.name}: did not start")
             elapsed = (time.perf_counter() - began) * 1000
             custom_log(f"{number:02d}/{total} {manager.name} ready {elapsed:.0f} ms")
             if manager is self.vault_manager:
-                self._load_settings(lambda: load_config(self.vault_manager.settings(), *self._environ))
+                self._load_settings(self._find_plugins)
                 configure_logging(self.config)
         self._mount(app if app is not None else Flask("credit_system", static_folder=None))
+
+    def _find_plugins(self) -> Config:
+        """Second pass: which plugins are enabled, then all settings, theirs too."""
+        vault = self.vault_manager.settings()
+        self.plugins = find_plugins(load_one("PLUGINS", vault, *self._environ))
+        for plugin in self.plugins.on:
+            try:
+                check_settings(plugin.plugin_class.SETTINGS, vault, *self._environ)
+            except ConfigError as error:
+                plugin.fail(error)
+        return self._read_settings(vault)
+
+    def _read_settings(self, vault: Mapping[str, str]) -> Config:
+        return load_config(vault, *self._environ, more=self.plugins.settings, left_out=self.plugins.missing_prefixes)
 
     def _load_settings(self, load: Any) -> None:
         try:
             self.config = load()
         except ConfigError as error:
             raise BootError(f"settings: {error}") from error
+
+    def _held_by_vault(self) -> tuple[dict[str, str], list[str]]:
+        """What Vault holds for us (nothing without one), and why that cannot be told."""
+        try:
+            self._load_settings(lambda: load_bootstrap(*self._environ))
+            if self.config["VAULT_ADDR"] and self.config["VAULT_WRAPPED_SECRET_ID"]:
+                # Looking would use up what the server needs for its start.
+                raise BootError("vault: not asked, since the wrapped secret id opens it only once")
+            self.vault_manager.initialize()
+            return self.vault_manager.settings(), []
+        except BootError as error:
+            return {}, [str(error).removeprefix("settings: ")]
+        finally:
+            self.vault_manager.dispose()
 
     def _mount(self, app: Flask) -> None:
         configure_flask_app(app, self.config)
@@ -205,7 +278,8 @@ class AppManager:
         for module in self.module_manager.all_modules():
             self.chain.mount(module.routes)
         self.chain.mount(self.plugin_manager.routes)
-        app.jinja_loader = ChoiceLoader([FileSystemLoader(d) for d in self.plugin_manager.template_dirs])
+        self._own_templates = app.jinja_loader
+        self._find_templates(app)
         self.websocket_manager.attach(app)
         app.wsgi_app = SecurityHeaders(app.wsgi_app)  # type: ignore[method-assign]
         if self.config["PROXY_COUNT"]:
@@ -215,19 +289,30 @@ class AppManager:
         app.extensions["app_manager"] = self
         self.app = app
 
-
-def _without_details(place: str, error: Exception) -> BootError:
-    """For an exception that nobody foresaw: where it was, and what it says only in the log."""
-    log_exception("boot failed", error)
-    return BootError(f"{place}: {type(error).__name__}; server.log has the details")
+    def _find_templates(self, app: Flask) -> None:
+        """In the folders of modules and plugins first, then where the app itself has them."""
+        own = [] if self._own_templates is None else [self._own_templates]
+        app.jinja_loader = ChoiceLoader([self.plugin_manager.template_loader(), *own])
 
 
 def _health_of(manager: Manager) -> dict[str, Any]:
     try:
         return manager.health_check()
     except Exception as error:  # noqa: BLE001  a broken check is a finding, not a failure of who asks
-        answer = {"manager": f"{manager.name}_manager", "status": "unhealthy", "initialized": manager.initialized}
-        return {**answer, "error": type(error).__name__, "last_check": rfc3339(utc_now())}
+        return _unanswered(manager, type(error).__name__)
+
+
+def _too_late(manager: Manager) -> dict[str, Any]:
+    return _unanswered(manager, "timeout")
+
+
+def _unanswered(manager: Manager, error: str) -> dict[str, Any]:
+    answer = {"manager": f"{manager.name}_manager", "status": "unhealthy", "initialized": manager.initialized}
+    return {**answer, "critical": manager.critical, "error": error, "last_check": rfc3339(utc_now())}
+
+
+def _module_too_late(key: str) -> dict[str, Any]:
+    return {"module": key, "status": "unhealthy", "error": "timeout"}
 
 
 def _overall(managers: list[Manager], answers: dict[str, dict[str, Any]]) -> str:

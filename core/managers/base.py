@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tools.error_handling.errors import AppError
+from tools.logger.custom_logger import log_exception
 from utils.clock import rfc3339, utc_now
+from utils.config.config import ConfigError
 
 if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
@@ -13,6 +16,14 @@ if TYPE_CHECKING:
 
 class BootError(Exception):
     """The boot cannot go on; the message says what is wrong and where, in one line, without secrets."""
+
+    @classmethod
+    def at(cls, place: str, error: Exception) -> BootError:
+        """`error`, and where it happened; of one that nobody foresaw only the log has the words."""
+        if isinstance(error, (BootError, ConfigError, AppError)):
+            return BootError(f"{place}: {error}")
+        log_exception("boot failed", error)
+        return BootError(f"{place}: {type(error).__name__}; server.log has the details")
 
 
 class Manager(ABC):
@@ -39,12 +50,13 @@ class Manager(ABC):
         """Take over new values of `live_settings` from the app manager's config; raises, and stays as it was, if they cannot be used."""
 
     def health_check(self) -> dict[str, Any]:
-        """`{manager, status, initialized, last_check, ...}`; status is healthy, degraded or unhealthy. Bounded in time."""
+        """`{manager, status, initialized, critical, last_check, ...}`; status is healthy, degraded or unhealthy. Bounded in time."""
         status, details = self.check() if self.initialized else ("unhealthy", {})
         return {
             "manager": f"{self.name}_manager",
             "status": status,
             "initialized": self.initialized,
+            "critical": self.critical,
             **details,
             "last_check": rfc3339(utc_now()),
         }

@@ -3,51 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pymongo
-from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import (
-    ConfigurationError,
-    ConnectionFailure,
-    DuplicateKeyError,
-    ExecutionTimeout,
-    InvalidURI,
-    NetworkTimeout,
-    OperationFailure,
-    PyMongoError,
-    WTimeoutError,
-)
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.results import DeleteResult, UpdateResult
 from pymongo.write_concern import WriteConcern
 
 from core.audit import audit_entry
-from core.contracts import FieldRules
+from core.audit_chain import Report
+from core.audit_sealer import AuditSealer
+from core.contracts import ADMIN, READ_ONLY, READ_WRITE, FieldRules
+from core.lease import LeaseLost
 from core.managers.base import BootError, Manager
-from tools.error_handling.errors import OutcomeUnknown, Unavailable
-from tools.logger.custom_logger import custom_log, log_function
+from core.managers.database_clients import RoleClient
+from core.managers.database_errors import raise_write_errors, translate
+from core.managers.database_fields import FieldCodec
+from core.managers.database_guard import check_bounds, check_document, check_query, check_update
+from core.migrations import runner
+from tools.error_handling.errors import Unavailable
+from tools.logger.custom_logger import custom_log, log_exception, log_function
 from utils import deadline
-from utils.collections import apply_collections
+from utils.background import Ticker
+from utils.collections import apply_collections, create_collections
 
-READ_WRITE, READ_ONLY, ADMIN = "read_write", "read_only", "admin"
-_CREDENTIALS = {
-    READ_WRITE: ("MONGODB_USER", "MONGODB_PASSWORD"),
-    READ_ONLY: ("MONGODB_ANALYTICS_USER", "MONGODB_ANALYTICS_PASSWORD"),
-    ADMIN: ("MONGODB_ADMIN_USER", "MONGODB_ADMIN_PASSWORD"),
-}
-_SMALL_POOL = 4
-# A server that answered "shutting down" once counts as unknown until the next heartbeat: five times as often as by default.
-_HEARTBEAT_MS = 2000
+if TYPE_CHECKING:
+    from core.managers.app_manager import AppManager
+
 _PREPARE_SECONDS = 3600.0
-_AUTHENTICATION_FAILED, _DUPLICATE_KEY = 18, 11000
-_AWAY = (ConnectionFailure, ExecutionTimeout, NetworkTimeout, WTimeoutError)
+_UNAUTHORIZED = 13
 _CACHE_SECONDS = 300
+_LIMIT = 100
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -58,14 +50,26 @@ class DatabaseManager(Manager):
 
     name = "database"
 
+    def __init__(self, app_manager: AppManager) -> None:
+        super().__init__(app_manager)
+        self._roles: dict[str, RoleClient] = {}
+        self._ticker: Ticker | None = None
+
     def initialize(self) -> bool:
-        self._rules: dict[str, FieldRules] = {}
-        self._clients: dict[str, MongoClient[Document]] = {}
+        config = self.app_manager.config
+        self._fields = FieldCodec(self.app_manager)
         self._collections: dict[tuple[str, str], Collection[Document]] = {}
-        for role in _CREDENTIALS:
-            self._clients[role] = self._connect(role)
+        self._of_plugins: dict[str, Mapping[str, Any]] = {}
+        self._cached: frozenset[str] = frozenset()
+        self._changed: dict[int, set[str]] = {}
         for role in (READ_WRITE, ADMIN, READ_ONLY):
-            self._refuse_unusable(role)
+            self._roles[role] = RoleClient(config, role)
+        # The first one waits for all of them.
+        for role, seconds in ((READ_WRITE, config["MONGODB_CONNECT_SECONDS"]), (ADMIN, 0.0), (READ_ONLY, 0.0)):
+            self._roles[role].wait_until_usable(seconds)
+        self._sealer = AuditSealer(self, config["AUDIT_SEAL_DELAY"])
+        self._ticker = Ticker("database", config["AUDIT_SEAL_SECONDS"], self._tick, self._tick_failed)
+        self._ticker.start()
         self.initialized = True
         return True
 
@@ -73,14 +77,47 @@ class DatabaseManager(Manager):
     def prepare(self) -> None:
         """Make the collections and indexes that the product declares; done once a start, not in every worker."""
         # An index of a grown collection takes as long as it takes.
-        with self._errors(_PREPARE_SECONDS):
-            apply_collections(self._database(ADMIN))
+        with self.errors(_PREPARE_SECONDS):
+            apply_collections(self._roles[ADMIN].database)
+        runner.settle(self)
 
     # Declarations
 
     def declare_fields(self, collection: str, rules: FieldRules) -> None:
-        """Say once how `collection`'s fields are encrypted; the operations below then do it."""
-        self._rules[collection] = rules
+        """Say once how `collection`'s fields are encrypted, and which are private; the operations below then do it."""
+        self._fields.declare(collection, rules)
+
+    def declare_cached(self, *collections: str) -> None:
+        """Say, in every worker, that queries of `collections` are cached: a write then has them forgotten, after its commit."""
+        self._cached = self._cached.union(collections)
+
+    def declare_plugin_collections(self, collections: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make `collections` (by name: `{indexes: [...], append_only}`) known; they live in the database of the plugins."""
+        self._of_plugins.update(collections)
+
+    def forget_plugin_collections(self, names: Iterable[str]) -> None:
+        """Take back a declaration; what is stored stays."""
+        for name in names:
+            self._of_plugins.pop(name, None)
+
+    @log_function
+    def prepare_plugin_collections(self, collections: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make what is missing of a plugin's `collections` and of their indexes; raises BootError where they contradict each other."""
+        try:
+            with self.errors(_PREPARE_SECONDS):
+                create_collections(self._roles[ADMIN].plugin_database, collections)
+        except OperationFailure as error:
+            why = (
+                "init-scripts/mongodb-init.js has to run once more"
+                if error.code == _UNAUTHORIZED
+                else f"MongoDB refuses them ({error.code})"
+            )
+            raise BootError(f"collections {', '.join(collections)}: {why}") from error
+
+    @property
+    def field_rules(self) -> Mapping[str, FieldRules]:
+        """What was declared, by collection."""
+        return self._fields.declared
 
     # Operations
 
@@ -90,7 +127,9 @@ class DatabaseManager(Manager):
 
     def insert_many(self, collection: str, documents: Sequence[Document], session: ClientSession | None = None) -> list[str]:
         """Insert `documents`, all or none, with an audit entry each; returns their `_id`s."""
-        stored = [self._encrypt(collection, document) for document in documents]
+        for document in documents:
+            check_document(document)
+        stored = [self._fields.encrypt(collection, document) for document in documents]
 
         def work(active: ClientSession) -> None:
             self.insert_rows(collection, stored, active)
@@ -106,29 +145,42 @@ class DatabaseManager(Manager):
         *,
         role: str = READ_WRITE,
         projection: Sequence[str] | None = None,
+        reveal: Sequence[str] = (),
         session: ClientSession | None = None,
     ) -> Document | None:
-        """The document that `query` names, decrypted, or None. Look-up fields in `query` are given in plain."""
+        """The document that `query` names, decrypted, or None. Look-up fields in `query` are given in plain.
+
+        `projection`: the fields to return, all by default but for private ones; `reveal`: the private ones to add.
+        Raises UnsafeValue for a value in `query` that is not plain.
+        """
+        stored, shown = self._read_arguments(collection, query, projection, reveal)
+
+        def read() -> Document | None:
+            return self.collection(collection, role).find_one(stored, shown, session=session)
+
         # Inside a transaction the driver has to see its own errors: it runs the transaction again after some of them.
-        with self._errors() if session is None else nullcontext():
-            found = self.collection(collection, role).find_one(self._encrypt_query(collection, query), projection, session=session)
-        return None if found is None else self._decrypt(collection, found)
+        found = self._read(read) if session is None else read()
+        return None if found is None else self._fields.decrypt(collection, found)
 
     def find_many(
         self,
         collection: str,
         query: Mapping[str, Any],
         *,
-        limit: int,
+        limit: int = _LIMIT,
         sort: Sequence[tuple[str, int]] = (("_id", 1),),
         role: str = READ_WRITE,
         projection: Sequence[str] | None = None,
+        reveal: Sequence[str] = (),
     ) -> list[Document]:
-        """Up to `limit` documents, sorted and decrypted."""
-        with self._errors():
-            cursor = self.collection(collection, role).find(self._encrypt_query(collection, query), projection)
-            found = list(cursor.sort(list(sort)).limit(limit))
-        return [self._decrypt(collection, document) for document in found]
+        """Up to `limit` documents (10,000 at the most), sorted and decrypted; else as `find_one`."""
+        check_bounds(limit, sort)
+        stored, shown = self._read_arguments(collection, query, projection, reveal)
+        # For the server, 0 is no limit at all.
+        if limit == 0:
+            return []
+        found = self._read(lambda: list(self.collection(collection, role).find(stored, shown).sort(list(sort)).limit(limit)))
+        return [self._fields.decrypt(collection, document) for document in found]
 
     def update_one(
         self, collection: str, query: Mapping[str, Any], update: Mapping[str, Any], session: ClientSession | None = None
@@ -150,17 +202,19 @@ class DatabaseManager(Manager):
         """Delete all documents that `query` names, as the admin role, with one audit entry."""
         return self._delete("delete_many", collection, query)
 
-    def get_cached_query(self, query_key: str, query_func: Callable[[], Any], ttl: int = _CACHE_SECONDS) -> Any:
-        """The result of `query_func` (JSON-able), kept in Redis under `query_key` for `ttl` seconds; asked anew while Redis is away."""
-        redis = self.app_manager.redis_manager
-        cached = None
-        with suppress(Unavailable):
-            cached = redis.get(query_key)
-        if cached is None:
-            cached = query_func()
-            with suppress(Unavailable):
-                redis.set(query_key, cached, ttl=ttl)
-        return cached
+    def get_cached_query(self, query_key: str, query_func: Callable[[], Any], ttl: int = _CACHE_SECONDS, tags: Sequence[str] = ()) -> Any:
+        """The result of `query_func` (JSON-able), kept in Redis under `query_key` for `ttl` seconds; asked anew while Redis is away.
+
+        `tags`: what ends its time earlier; a collection that was declared as cached does so with each of its writes.
+        """
+        named = [_tag(tag) if tag in self._cached else tag for tag in tags]
+        return self.app_manager.redis_manager.cached(query_key, query_func, ttl, named)
+
+    # The audit log
+
+    def verify_audit(self, progress: Callable[[int, int], None] | None = None, anchor: str = "") -> Report:
+        """Compare the audit log with its seals: names rows that were changed, deleted or inserted since. See AuditChain.verify."""
+        return self._sealer.chain.verify(progress, anchor)
 
     # Below the operations
 
@@ -168,8 +222,13 @@ class DatabaseManager(Manager):
         """The driver's collection, for repositories that write in bulk; use it inside `transaction`."""
         found = self._collections.get((role, name))
         if found is None:
-            found = self._collections[role, name] = self._database(role)[name]
+            found = self._collections[role, name] = self._database_of(name, role)[name]
         return found
+
+    def on_collection(self, name: str, work: Callable[[Collection[Document]], T]) -> T:
+        """What `work` does with the driver's collection, on documents as they are stored; errors as in the operations above."""
+        with self.errors():
+            return work(self.collection(name))
 
     def insert_rows(self, collection: str, rows: Sequence[Document], session: ClientSession) -> None:
         """Insert `rows` as they are, in one command of a transaction; DuplicateKeyError as usual.
@@ -177,13 +236,16 @@ class DatabaseManager(Manager):
         For the bulk of a commit: the driver's `insert_many` and `bulk_write` cost an object and a check for each row.
         """
         command = {"insert": collection, "documents": rows, "ordered": False}
-        _raise_write_errors(self._database(READ_WRITE).command(command, session=session))
+        raise_write_errors(self._database_of(collection).command(command, session=session))
+        self._note_change(collection, session)
 
     def update_rows(self, collection: str, updates: Sequence[tuple[Document, Document]], session: ClientSession) -> int:
         """Carry out `(query, update)` pairs, each for one document, in one command of a transaction; how many matched."""
         operations = [{"q": query, "u": update} for query, update in updates]
-        reply = self._database(READ_WRITE).command({"update": collection, "updates": operations, "ordered": False}, session=session)
-        _raise_write_errors(reply)
+        command = {"update": collection, "updates": operations, "ordered": False}
+        reply = self._database_of(collection).command(command, session=session)
+        raise_write_errors(reply)
+        self._note_change(collection, session)
         matched: int = reply["n"]
         return matched
 
@@ -192,77 +254,22 @@ class DatabaseManager(Manager):
 
         Raises Unavailable when nothing was changed, OutcomeUnknown when the commit's answer was lost.
         """
-        with self._errors(), self._clients[role].start_session() as session:
-            return session.with_transaction(work, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority", j=True))
+        with self.errors(), self._roles[role].client.start_session() as session:
+            try:
+                return session.with_transaction(work, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority", j=True))
+            finally:
+                # Also after a failure: a commit whose answer was lost may have happened.
+                changed = self._changed.pop(id(session), None)
+                if changed:
+                    self._forget_cached(changed)
 
-    def check(self) -> tuple[str, dict[str, Any]]:
-        started = time.perf_counter()
-        try:
-            with pymongo.timeout(deadline.remaining(1.0)):
-                self._clients[READ_WRITE].admin.command("ping")
-                hello = self._clients[READ_WRITE].admin.command("hello")
-        except PyMongoError:
-            return "unhealthy", {"connection": "failed"}
-        latency = round((time.perf_counter() - started) * 1000, 2)
-        writable = bool(hello.get("isWritablePrimary"))
-        return ("healthy" if writable else "unhealthy"), {"connection": "ok", "latency_ms": latency, "writable": writable}
-
-    def dispose(self) -> None:
-        for client in getattr(self, "_clients", {}).values():
-            client.close()
-        self._clients = {}
-        self.initialized = False
-
-    def _database(self, role: str) -> Database[Document]:
-        return self._clients[role][self.app_manager.config["MONGODB_DATABASE"]]
-
-    def _connect(self, role: str) -> MongoClient[Document]:
-        config = self.app_manager.config
-        user, password = _CREDENTIALS[role]
-        timeout_ms = int(config["MONGODB_TIMEOUT"] * 1000)
-        try:
-            return MongoClient(
-                config["MONGODB_URI"],
-                username=config[user],
-                password=config[password],
-                appname=f"credit-system-{role}",
-                tz_aware=True,
-                w="majority",
-                journal=True,
-                readConcernLevel="majority",
-                serverSelectionTimeoutMS=timeout_ms,
-                connectTimeoutMS=timeout_ms,
-                heartbeatFrequencyMS=_HEARTBEAT_MS,
-                timeoutMS=int(config["REQUEST_TIMEOUT"] * 1000),
-                maxPoolSize=config["MONGODB_POOL_SIZE"] if role == READ_WRITE else _SMALL_POOL,
-            )
-        except (ConfigurationError, InvalidURI, ValueError) as error:
-            raise BootError("MONGODB_URI cannot be used: it must be a mongodb:// address without credentials") from error
-
-    def _refuse_unusable(self, role: str) -> None:
-        """Boot only on a replica set without arbiters that knows our three users."""
-        client = self._clients[role]
-        place = self.app_manager.config["MONGODB_URI"].split("//")[-1].split("/")[0].rsplit("@", 1)[-1]
-        try:
-            with pymongo.timeout(self.app_manager.config["MONGODB_TIMEOUT"] + 1):
-                hello = client.admin.command("hello")
-                client[self.app_manager.config["MONGODB_DATABASE"]].command("ping")
-        except OperationFailure as error:
-            if error.code == _AUTHENTICATION_FAILED:
-                raise BootError(f"mongodb at {place}: log-in refused ({_CREDENTIALS[role][0].lower()} and its password)") from error
-            raise BootError(f"mongodb at {place}: {type(error).__name__}") from error
-        except PyMongoError as error:
-            # The driver drops servers that are no members of the set that the address names.
-            why = "not reachable" if client.topology_description.server_descriptions() else "no member of the replica set answers there"
-            raise BootError(f"mongodb at {place}: {why}") from error
-        if "setName" not in hello:
-            raise BootError(f"mongodb at {place}: not a replica set, so it has no transactions")
-        if hello.get("arbiters"):
-            raise BootError(f"mongodb at {place}: has an arbiter, with which acknowledged writes can be lost")
+    def _database_of(self, collection: str, role: str = READ_WRITE) -> Database[Document]:
+        client = self._roles[role]
+        return client.plugin_database if collection in self._of_plugins else client.database
 
     @contextmanager
-    def _errors(self, seconds: float | None = None) -> Iterator[None]:
-        """One seam: the time that the request has left, and typed errors instead of the driver's."""
+    def errors(self, seconds: float | None = None) -> Iterator[None]:
+        """One seam: the time that the request has left (or `seconds`), and typed errors instead of the driver's."""
         try:
             with pymongo.timeout(seconds or deadline.remaining(self.app_manager.config["REQUEST_TIMEOUT"])):
                 yield
@@ -273,6 +280,61 @@ class DatabaseManager(Manager):
             custom_log("mongodb call failed", level="WARNING", error=type(error).__name__, code=translated.code)
             raise translated from error
 
+    # Life
+
+    def check(self) -> tuple[str, dict[str, Any]]:
+        started = time.perf_counter()
+        client = self._roles[READ_WRITE].client
+        try:
+            with pymongo.timeout(deadline.remaining(1.0)):
+                client.admin.command("ping")
+                latency = round((time.perf_counter() - started) * 1000, 2)
+                writable = bool(client.admin.command("hello").get("isWritablePrimary"))
+        except PyMongoError:
+            return "unhealthy", {"connection": "failed", **self._figures()}
+        details = {"connection": "ok", "latency_ms": latency, "writable": writable, **self._figures()}
+        return ("healthy" if writable else "unhealthy"), details
+
+    def dispose(self) -> None:
+        self.initialized = False
+        if self._ticker is not None:
+            self._ticker.stop()
+            self._ticker = None
+            with suppress(Unavailable):
+                self._sealer.stop()
+        for each in self._roles.values():
+            each.close()
+        self._roles = {}
+
+    def _figures(self) -> dict[str, Any]:
+        pools = {role: each.pool.figures() for role, each in self._roles.items()}
+        return {"pools": pools, "members": self._roles[READ_WRITE].members()}
+
+    def _tick(self) -> None:
+        for each in self._roles.values():
+            each.pool.publish()
+        self._sealer.tick()
+
+    @staticmethod
+    def _tick_failed(error: Exception) -> None:
+        if not isinstance(error, (Unavailable, LeaseLost)):
+            log_exception("the audit log could not be sealed", error)
+
+    # Reading
+
+    def _read_arguments(
+        self, collection: str, query: Mapping[str, Any], projection: Sequence[str] | None, reveal: Sequence[str]
+    ) -> tuple[dict[str, Any], Any]:
+        check_query(query, self._fields.rules(collection))
+        return self._fields.encrypt_query(collection, query), self._fields.projection(collection, projection, reveal)
+
+    def _read(self, read: Callable[[], T]) -> T:
+        # The driver looks for a server, and repeats a read that failed on the way, until the deadline: an election goes unnoticed.
+        with self.errors():
+            return read()
+
+    # Writing
+
     def _in_transaction(self, work: Callable[[ClientSession], Any], session: ClientSession | None, role: str = READ_WRITE) -> Any:
         """`work` in the caller's transaction when there is one, else in one of its own."""
         return work(session) if session is not None else self.transaction(work, role)
@@ -280,12 +342,18 @@ class DatabaseManager(Manager):
     def _update(
         self, method: str, collection: str, query: Mapping[str, Any], update: Mapping[str, Any], session: ClientSession | None
     ) -> UpdateResult:
-        stored_query = self._encrypt_query(collection, query)
-        stored_update = self._encrypt_update(collection, query, update)
+        if self._of_plugins.get(collection, {}).get("append_only"):
+            # Those of ours are guarded by MongoDB itself.
+            raise ValueError(f"{collection} is append-only")
+        check_query(query, self._fields.rules(collection))
+        check_update(update)
+        stored_query = self._fields.encrypt_query(collection, query)
+        stored_update = self._fields.encrypt_update(collection, query, update)
 
         def work(active: ClientSession) -> UpdateResult:
             result: UpdateResult = getattr(self.collection(collection), method)(stored_query, stored_update, session=active)
             if result.matched_count:
+                self._note_change(collection, active)
                 self._audit("update", collection, _targets(query), active)
             return result
 
@@ -293,68 +361,30 @@ class DatabaseManager(Manager):
         return result
 
     def _delete(self, method: str, collection: str, query: Mapping[str, Any]) -> DeleteResult:
-        stored_query = self._encrypt_query(collection, query)
+        check_query(query, self._fields.rules(collection))
+        stored_query = self._fields.encrypt_query(collection, query)
 
         def work(session: ClientSession) -> DeleteResult:
             result: DeleteResult = getattr(self.collection(collection, ADMIN), method)(stored_query, session=session)
             if result.deleted_count:
+                self._note_change(collection, session)
                 self._audit("delete", collection, [query.get("_id")], session, ADMIN)
             return result
 
         return self.transaction(work, ADMIN)
 
+    def _note_change(self, collection: str, session: ClientSession) -> None:
+        if collection in self._cached:
+            self._changed.setdefault(id(session), set()).add(collection)
+
+    def _forget_cached(self, collections: set[str]) -> None:
+        """While Redis is away, what is cached lives on to the end of its time."""
+        with suppress(Unavailable):
+            self.app_manager.redis_manager.invalidate_tags(*(_tag(name) for name in sorted(collections)))
+
     def _audit(self, action: str, collection: str, targets: Sequence[Any], session: ClientSession, role: str = READ_WRITE) -> None:
         rows = [audit_entry(f"{collection}.{action}", target if isinstance(target, str) else None) for target in targets]
         self.collection("audit_logs", role).insert_many(rows, session=session)
-
-    def _encrypt(self, collection: str, document: Document) -> Document:
-        rules = self._rules.get(collection)
-        if rules is None:
-            return document
-        encryption = self.app_manager.encryption_manager
-        sealed = encryption.encrypt_fields(document, rules.sealed, f"{collection}/{document['_id']}")
-        lookups = {f: encryption.encrypt_lookup(document[f], f"{collection}.{f}") for f in rules.lookup if document.get(f) is not None}
-        return {**sealed, **lookups}
-
-    def _encrypt_update(self, collection: str, query: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises ValueError for an encrypted field of a document that is not named by its id, to which a sealed value is bound."""
-        rules = self._rules.get(collection)
-        fields = update.get("$set", {})
-        if rules is None or not {*rules.lookup, *rules.sealed}.intersection(fields):
-            return dict(update)
-        if not isinstance(query.get("_id"), str):
-            raise ValueError("an update of encrypted fields has to name its document by _id")
-        stored = self._encrypt(collection, {**fields, "_id": query["_id"]})
-        return {**update, "$set": {name: stored[name] for name in fields}}
-
-    def _encrypt_query(self, collection: str, query: Mapping[str, Any]) -> dict[str, Any]:
-        rules = self._rules.get(collection)
-        if rules is None:
-            return dict(query)
-        candidates = {f: {"$in": self._lookup_forms(query[f], f"{collection}.{f}")} for f in rules.lookup if f in query}
-        return {**query, **candidates}
-
-    def _lookup_forms(self, condition: Any, field: str) -> list[bytes]:
-        """What a look-up field has to be for `condition`, a value or `{"$in": values}`, to hold."""
-        values = condition["$in"] if isinstance(condition, Mapping) else [condition]
-        return [form for value in values for form in self.app_manager.encryption_manager.lookup_candidates(value, field)]
-
-    def _decrypt(self, collection: str, document: Document) -> Document:
-        rules = self._rules.get(collection)
-        if rules is None:
-            return document
-        encryption = self.app_manager.encryption_manager
-        opened = encryption.decrypt_fields(document, rules.sealed, f"{collection}/{document['_id']}")
-        lookups = {f: encryption.decrypt_lookup(document[f], f"{collection}.{f}") for f in rules.lookup if document.get(f) is not None}
-        return {**opened, **lookups}
-
-
-def _raise_write_errors(reply: Mapping[str, Any]) -> None:
-    """What a write command reports for single rows does not make it fail."""
-    errors = reply.get("writeErrors")
-    if errors:
-        kind = DuplicateKeyError if errors[0]["code"] == _DUPLICATE_KEY else OperationFailure
-        raise kind(errors[0].get("errmsg", ""), errors[0]["code"], errors[0])
 
 
 def _targets(query: Mapping[str, Any]) -> list[Any]:
@@ -363,10 +393,5 @@ def _targets(query: Mapping[str, Any]) -> list[Any]:
     return list(named["$in"]) if isinstance(named, Mapping) and "$in" in named else [named]
 
 
-def translate(error: PyMongoError) -> Unavailable | None:
-    """What a client is told about the driver's `error`; None when it is a fault of ours."""
-    if error.has_error_label("UnknownTransactionCommitResult"):
-        return OutcomeUnknown("It is not known whether this took effect; where you sent an Idempotency-Key, a retry with it tells.")
-    if isinstance(error, _AWAY) or error.timeout or error.has_error_label("TransientTransactionError"):
-        return Unavailable("The database does not answer.", retry_after=1)
-    return None
+def _tag(collection: str) -> str:
+    return f"collection:{collection}"

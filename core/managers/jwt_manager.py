@@ -1,35 +1,34 @@
-"""JWTManager: access and refresh tokens, each with its own key and type, bound to a session and a client fingerprint."""
+"""JWTManager: access and refresh tokens, each with its own keys and type, bound to a session and a client fingerprint."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jwt
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from core import metrics
 from core.contracts import ACCESS, REFRESH, TokenPair
 from core.managers.base import Manager
+from core.managers.jwt_keys import TokenKey, TokenRing
 from tools.error_handling.errors import AppError, Unauthenticated, Unavailable
+from tools.logger.custom_logger import custom_log
+from utils import green
 from utils.clock import utc_now
 from utils.ids import new_id
-from utils.keys import stretch
+from utils.keys import Stretcher, key_fingerprint
 
-_ALGORITHM = "HS256"
 _HEADER_TYPES = {ACCESS: "at+jwt", REFRESH: "rt+jwt"}
 _REQUIRED = ["sub", "sid", "jti", "iat", "nbf", "exp", "iss", "aud", "typ", "role", "fpt"]
 _LEEWAY_SECONDS = 30
 # How long a session counts as active without asking the record again.
 _FLAG_SECONDS = 60
 _RETRY_SECONDS = 0.5
-_REVOKE = "for _, key in ipairs(KEYS) do redis.call('SET', key, '0', 'EX', ARGV[1]) end"
-_FLAG_ACTIVE = "redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1])"
 _VERIFIED_MAX = 4096
 _UNUSABLE = "The token is not valid."
 
@@ -38,19 +37,21 @@ class JWTManager(Manager):
     """Makes and checks tokens. Whether a session still lives is asked where the request is let in, not here."""
 
     name = "jwt"
+    live_settings = frozenset({"JWT_SECRET", "JWT_ALGORITHM"})
 
     def initialize(self) -> bool:
         config = self.app_manager.config
-        master = stretch(config["JWT_SECRET"], "credit-system/jwt")
-        self._keys = {kind: _derive(master, kind) for kind in _HEADER_TYPES}
-        self._key_id = hashlib.sha256(master).hexdigest()[:8]
         self._ttl = {ACCESS: config["JWT_ACCESS_TTL"], REFRESH: config["JWT_REFRESH_TTL"]}
         self._issuer, self._audience = config["JWT_ISSUER"], config["JWT_AUDIENCE"]
-        # Claims of tokens that were verified before: a signature stays right, and checking it costs more than the rest.
-        self._verified: dict[tuple[str, str], dict[str, Any]] = {}
         self._codec = jwt.PyJWT(options={"enforce_minimum_key_length": True})
+        self._stretcher = Stretcher("credit-system/jwt")
+        self._take(self._stretcher.masters(config["JWT_SECRET"]))
         self.initialized = True
         return True
+
+    def reload(self) -> None:
+        """Take over new keys. Tokens of a key that is gone fail at once; raises ValueError for a ring without keys."""
+        self._take(green.run_native(self._stretcher.masters, self.app_manager.config["JWT_SECRET"]))
 
     def generate_token(
         self, user_id: str, role: str = "user", *, session_id: str | None = None, fingerprint: str = "", kind: str = ACCESS
@@ -69,6 +70,19 @@ class JWTManager(Manager):
             expires_in=self._ttl[ACCESS],
         )
 
+    def refresh_token(self, token: str, *, role: str | None = None, fingerprint: str | None = None) -> TokenPair:
+        """A new pair for a refresh token, which is spent by it; a token that comes again ends its session.
+
+        `role`: that of the user by now; None keeps the token's. Raises Unauthenticated (`session-revoked`, `refresh-reused`,
+        or as `read_token` does).
+        """
+        claims = self.read_token(token, REFRESH, fingerprint=fingerprint)
+        pair = self.generate_pair(claims["sub"], role or claims["role"], claims["sid"], claims["fpt"])
+        if not self.rotate(claims["sid"], claims["jti"], pair.refresh_jti):
+            raise self._refusal_of_spent(claims["sid"])
+        metrics.AUTH_ATTEMPTS.labels("refresh", "ok").inc()
+        return pair
+
     def validate_token(self, token: str, kind: str = ACCESS, *, fingerprint: str | None = None) -> dict[str, Any]:
         """The claims of `token`; raises Unauthenticated when anything about it is wrong or its session was revoked.
 
@@ -81,25 +95,28 @@ class JWTManager(Manager):
 
     def read_token(self, token: str, kind: str = ACCESS, *, fingerprint: str | None = None) -> dict[str, Any]:
         """As `validate_token`, without asking about the session; for those who ask for that together with other things."""
-        claims = self._verified.get((kind, token))
+        # The ring of now: what it verifies is remembered with it, and forgotten with it.
+        ring = self._ring
+        claims = ring.verified.get((kind, token))
         if claims is None:
-            claims = self._verify(token, kind)
-            if len(self._verified) >= _VERIFIED_MAX:
-                self._verified.clear()
-            self._verified[kind, token] = claims
+            claims = self._verify(token, kind, ring)
+            if len(ring.verified) >= _VERIFIED_MAX:
+                ring.verified.clear()
+            ring.verified[kind, token] = claims
         elif claims["exp"] <= time.time() - _LEEWAY_SECONDS:
             raise Unauthenticated("The token has expired.", code="token-expired")
         if fingerprint is not None and claims["fpt"] and not hmac.compare_digest(claims["fpt"], fingerprint):
             raise Unauthenticated("The token belongs to another client.", code="token-invalid")
         return dict(claims)
 
-    def _verify(self, token: str, kind: str) -> dict[str, Any]:
+    def _verify(self, token: str, kind: str, ring: TokenRing) -> dict[str, Any]:
         """Check everything about `token` that cannot change: signature, type, claims; and whether it has begun and not ended."""
         try:
+            key = _named_key(token, kind, ring)
             decoded = self._codec.decode_complete(
                 token,
-                self._keys[kind],
-                algorithms=[_ALGORITHM],
+                key.verifying,
+                algorithms=[key.algorithm],
                 issuer=self._issuer,
                 audience=self._audience,
                 leeway=_LEEWAY_SECONDS,
@@ -132,15 +149,15 @@ class JWTManager(Manager):
         """Ask the record, and leave a flag for the next requests. Works while Redis is away."""
         active = session_id in self.active_sessions([session_id])
         if active:
-            self._leave_flag(session_id)
+            self.leave_flag(session_id)
         return active
 
     def is_session_revoked(self, session_id: str) -> bool:
         """Whether the session was ended; of one that was never recorded nobody can say so."""
         with suppress(Unavailable):
-            flag = self.app_manager.redis_manager.read_flag(self.session_key(session_id))
-            if flag is not None:
-                return flag == b"0"
+            is_active = self.app_manager.redis_manager.get_token(self.session_key(session_id))
+            if is_active is not None:
+                return not is_active
         session = self.app_manager.database_manager.find_one("user_sessions", {"_id": session_id}, projection=("revoked_at",))
         return session is not None and session["revoked_at"] is not None
 
@@ -159,17 +176,51 @@ class JWTManager(Manager):
         """End several sessions; every one of their tokens fails from now on."""
         query = {"_id": {"$in": list(session_ids)}, "revoked_at": None}
         self.app_manager.database_manager.update_many("user_sessions", query, {"$set": {"revoked_at": utc_now()}})
-        if session_ids:
-            try:
-                self._announce(session_ids)
-            except Unavailable:
-                # Revoked they are: the record says so, and it is asked while Redis is away.
-                threading.Thread(target=self._announce_later, args=(list(session_ids),), daemon=True).start()
+        self.announce_ended(session_ids)
+
+    def announce_ended(self, session_ids: Sequence[str]) -> None:
+        """Say everywhere that these sessions (or API keys, by their flags) have ended; the record says so already."""
+        if not session_ids:
+            return
+        try:
+            self._announce(session_ids)
+        except Unavailable:
+            # Ended they are: the record is asked while Redis is away.
+            threading.Thread(target=self._announce_later, args=(list(session_ids),), daemon=True).start()
+
+    def revoke_token(self, token: str, kind: str = ACCESS) -> None:
+        """End the session of a token, and with it all of its tokens; one that nobody recorded is recorded as ended."""
+        claims = self.read_token(token, kind)
+        database = self.app_manager.database_manager
+        if database.find_one("user_sessions", {"_id": claims["sid"]}, projection=("_id",)) is None:
+            ends = datetime.fromtimestamp(claims["exp"] + _LEEWAY_SECONDS, UTC)
+            row = {"_id": claims["sid"], "user_id": claims["sub"], "created_at": utc_now(), "expires_at": ends, "revoked_at": None}
+            database.insert_one("user_sessions", row)
+        self.revoke_session(claims["sid"])
+
+    def rotate(self, session_id: str, spent_jti: str, new_jti: str) -> bool:
+        """Replace the refresh token of a living session, in one conditional update: of two who try, one wins."""
+        now = utc_now()
+        query = {"_id": session_id, "refresh_jti": spent_jti, "revoked_at": None, "expires_at": {"$gt": now}}
+        fields = {"refresh_jti": new_jti, "last_used_at": now, "expires_at": now + timedelta(seconds=self._ttl[REFRESH])}
+        return self.app_manager.database_manager.update_one("user_sessions", query, {"$set": fields}).matched_count == 1
+
+    def _refusal_of_spent(self, session_id: str) -> Unauthenticated:
+        """Why a genuine refresh token was not current: its session ended, or (then it ends now) someone used it before."""
+        if session_id not in self.active_sessions([session_id]):
+            metrics.AUTH_ATTEMPTS.labels("refresh", "ended").inc()
+            return Unauthenticated("The session has ended.", code="session-revoked", title="Session ended")
+        metrics.AUTH_ATTEMPTS.labels("refresh", "reused").inc()
+        custom_log("a refresh token was used twice, its session ends", level="WARNING", session_id=session_id)
+        self.revoke_session(session_id)
+        return Unauthenticated(
+            "This refresh token was used before; its session has ended.", code="refresh-reused", title="Refresh token reused"
+        )
 
     def _announce(self, session_ids: Sequence[str]) -> None:
         """Say in Redis, and to who else wants to know, that these sessions have ended."""
         keys = [self.session_key(session_id) for session_id in session_ids]
-        self.app_manager.redis_manager.run_script(_REVOKE, keys, [self._ttl[ACCESS] + 2 * _LEEWAY_SECONDS])
+        self.app_manager.redis_manager.revoke_tokens(keys, self._ttl[ACCESS] + 2 * _LEEWAY_SECONDS)
         self.app_manager.hooks_manager.trigger("session_revoked", list(session_ids))
 
     def _announce_later(self, session_ids: list[str]) -> None:
@@ -181,19 +232,38 @@ class JWTManager(Manager):
                 self._announce(session_ids)
                 return
 
-    def _leave_flag(self, session_id: str) -> None:
+    def leave_flag(self, session_id: str) -> None:
+        """Let the next requests know, for a while, that the session (or API key) was found alive in the record."""
         try:
             # Only where there is none: a revocation that came in between must not be overwritten.
-            self.app_manager.redis_manager.run_script(_FLAG_ACTIVE, [self.session_key(session_id)], [_FLAG_SECONDS])
+            self.app_manager.redis_manager.set_token(self.session_key(session_id), _FLAG_SECONDS)
         except Unavailable:
             return
 
+    # Keys
+
+    def public_keys(self) -> list[dict[str, str]]:
+        """JSON Web Keys with which other services can verify access tokens: under EdDSA all of the ring, else none."""
+        return self._ring.public_keys()
+
+    def fingerprints(self) -> list[str]:
+        """Of each key, newest first, what people may see of it."""
+        return list(self._fingerprints)
+
     def check(self) -> tuple[str, dict[str, Any]]:
-        return "healthy", {"algorithm": _ALGORITHM, "key_id": self._key_id}
+        signer = self._ring.signers[ACCESS]
+        return "healthy", {"algorithm": signer.algorithm, "keys": len(self._fingerprints), "newest": self._fingerprints[0]}
 
     def dispose(self) -> None:
-        self._keys, self._verified = {}, {}
         self.initialized = False
+        # No key outlives its manager.
+        for name in ("_ring", "_stretcher"):
+            vars(self).pop(name, None)
+
+    def _take(self, masters: Sequence[bytes]) -> None:
+        self._ring = TokenRing.of(masters, self.app_manager.config["JWT_ALGORITHM"])
+        self._fingerprints = [key_fingerprint(master) for master in masters]
+        metrics.KEYS.labels("jwt").set(len(masters))
 
     def _claims(self, kind: str, user_id: str, role: str, session_id: str, fingerprint: str) -> dict[str, Any]:
         now = int(time.time())
@@ -212,9 +282,14 @@ class JWTManager(Manager):
         }
 
     def _sign(self, kind: str, claims: dict[str, Any]) -> str:
-        headers = {"typ": _HEADER_TYPES[kind], "kid": self._key_id}
-        return self._codec.encode(claims, self._keys[kind], algorithm=_ALGORITHM, headers=headers)
+        key = self._ring.signers[kind]
+        return self._codec.encode(claims, key.signing, algorithm=key.algorithm, headers={"typ": _HEADER_TYPES[kind], "kid": key.id})
 
 
-def _derive(master: bytes, kind: str) -> bytes:
-    return HKDF(hashes.SHA256(), 32, salt=None, info=f"jwt:{kind}".encode()).derive(master)
+def _named_key(token: str, kind: str, ring: TokenRing) -> TokenKey:
+    """The one key that the header names; there is no trying of others. Raises PyJWTError when we have none of that name."""
+    key_id = jwt.get_unverified_header(token).get("kid")
+    key = ring.keys.get((kind, key_id)) if isinstance(key_id, str) else None
+    if key is None:
+        raise jwt.InvalidKeyError("no key of this id")
+    return key

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core import modules as modules_package
 from core.disposal import dispose_in_reverse
 from core.managers.base import BootError, Manager
 from core.modules.base_module import BaseModule
+from core.plugin_scope import ModuleScope
 from utils.ordering import dependency_order
-
-if TYPE_CHECKING:
-    from core.managers.app_manager import AppManager
 
 
 class ModuleManager(Manager):
@@ -23,26 +21,45 @@ class ModuleManager(Manager):
 
     def initialize(self) -> bool:
         self._modules: dict[str, BaseModule] = {}
-        classes: dict[str, type] = {**discover(), **self.app_manager.plugin_manager.modules}
-        try:
-            order = dependency_order({key: module.DEPENDENCIES for key, module in classes.items()})  # type: ignore[attr-defined]
-        except ValueError as error:
-            raise BootError(f"modules: {error}") from error
-        for key in order:
-            self.register_module(key, classes[key], self.app_manager)
+        plugins = self.app_manager.plugin_manager
+        own = discover()
+        for key in own.keys() & plugins.modules.keys():
+            self._give_up(key, BootError(f"module {key} is there already"))
+        classes = {**own, **plugins.modules}
+        for key in _start_order(classes):
+            # A plugin that failed meanwhile took its modules with it.
+            if key in own or key in plugins.modules:
+                self._start(key, classes[key])
         self.initialized = True
         return True
 
-    def register_module(self, key: str, module_class: type, app_manager: AppManager, initialize: bool = True) -> BaseModule:
-        """Instantiate `module_class` under `key`, start it unless told not to; raises BootError or ValueError (key taken)."""
+    def register_module(self, key: str, module_class: type, app_manager: Any, initialize: bool = True) -> BaseModule:
+        """Instantiate `module_class` under `key`, start it unless told not to; raises BootError or ValueError (key taken).
+
+        A module that does not start is disposed at once.
+        """
         if key in self._modules:
             raise ValueError(f"module {key!r} is registered already")
         module: BaseModule = module_class()
-        if initialize and not module.initialize(app_manager):
-            raise BootError(f"module {key}: did not start")
+        try:
+            if initialize and not module.initialize(ModuleScope(app_manager, key, module.DEPENDENCIES)):  # type: ignore[arg-type]
+                raise BootError(f"module {key}: did not start")
+        except BaseException:
+            dispose_in_reverse({key: module}, "module")
+            raise
         self._modules[key] = module
-        app_manager.hooks_manager.trigger("after_module_init", key, context=key)
+        self.app_manager.hooks_manager.trigger("after_module_init", key, context=key)
         return module
+
+    def prepare(self) -> None:
+        """What modules do once a start and not in every worker."""
+        plugins = self.app_manager.plugin_manager
+        for key, module in self._modules.items():
+            scope = plugins.scope_of(key)
+            if scope is None:
+                module.prepare()
+            else:
+                plugins.carefully(scope.key, module.prepare)
 
     def get_module(self, key: str) -> Any:
         """The module under `key`; raises KeyError."""
@@ -72,11 +89,46 @@ class ModuleManager(Manager):
         return ("healthy" if all(s == "healthy" for s in states) else "degraded"), {"modules": len(states)}
 
     def dispose(self) -> None:
-        modules, self._modules = getattr(self, "_modules", {}), {}
-        for key in reversed(modules):
-            self.app_manager.hooks_manager.trigger("before_module_dispose", key, context=key)
-        dispose_in_reverse(modules, "module")
+        self._end(list(getattr(self, "_modules", {})))
         self.initialized = False
+
+    def _start(self, key: str, module_class: Any) -> None:
+        scope = self.app_manager.plugin_manager.scope_of(key)
+        try:
+            missing = [other for other in module_class.DEPENDENCIES if other not in self._modules]
+            if missing:
+                raise BootError(f"module {key}: needs {', '.join(missing)}, which is not there")
+            module = self.register_module(key, module_class, scope or self.app_manager)
+            if scope is not None:
+                scope.check_routes(module.routes)
+        except Exception as error:
+            if scope is None:
+                raise error if isinstance(error, BootError) else BootError.at(f"module {key}", error) from error
+            self._give_up(key, error)
+
+    def _give_up(self, key: str, error: Exception) -> None:
+        """The module `key` of a plugin failed: what runs of that plugin, and of those that need it, goes with it."""
+        plugins = self.app_manager.plugin_manager
+        plugin = plugins.scope_of(key).plugin  # type: ignore[union-attr]
+        if not isinstance(error, BootError):
+            error = BootError.at(f"module {key}", error) if not plugin.optional else error
+        if plugin.optional:
+            doomed = plugins.with_dependents(plugin.key)
+            self._end([each for each in self._modules if (scope := plugins.scope_of(each)) is not None and scope.key in doomed])
+        plugins.give_up(plugin.key, error)
+
+    def _end(self, keys: list[str]) -> None:
+        for key in reversed(keys):
+            self.app_manager.hooks_manager.trigger("before_module_dispose", key, context=key)
+        dispose_in_reverse({key: self._modules.pop(key) for key in keys}, "module")
+
+
+def _start_order(classes: dict[str, Any]) -> list[str]:
+    """Each after those it depends on; what is missing is told when its turn comes. Raises BootError for a circle."""
+    try:
+        return dependency_order({key: [other for other in c.DEPENDENCIES if other in classes] for key, c in classes.items()})
+    except ValueError as error:
+        raise BootError(f"modules: {error}") from error
 
 
 def discover() -> dict[str, type]:

@@ -1,28 +1,28 @@
-"""RateLimiterManager: fixed windows by address, user and API key, violations, and bans that grow; one round trip a request."""
+"""RateLimiterManager: limits by address, user and API key, violations, and bans that grow; one round trip a request."""
 
 from __future__ import annotations
 
-import ipaddress
+import math
 import threading
-import time
 from collections.abc import Sequence
-from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
-from pymongo.client_session import ClientSession
-
-from core import metrics
-from core.audit import audit_entry
-from core.contracts import Admission, Identifier, Policy, Standing, rate_limit_headers
+from core import context, metrics
+from core.contracts import IP, USER, Admission, Identifier, Policy, Standing, rate_limit_headers
 from core.managers.base import BootError, Manager
+from core.managers.rate_limiter_bans import Ban, BanRecord
+from core.managers.rate_limiter_local import KnownBans, LocalWindows, ShadowLog
+from core.managers.rate_limiter_policies import Plan, PolicyTable
 from core.managers.rate_limiter_scripts import ADMIT, CLEAR, READ, RESTORE
 from tools.error_handling.errors import Banned, RateLimited, Unavailable
 from tools.logger.custom_logger import custom_log, log_function
+from utils.addresses import counted_as, is_in, parse_networks
 from utils.clock import utc_now
 
-# Policies whose requests cost much or move money: while Redis is away they fail closed after a small allowance.
-_SENSITIVE = ("auth", "money")
 _EPOCH_KEY = "ratelimit:epoch"
+# Names that are kept: a keyed hash costs more than a look into a table.
+_NAMES = 16_384
 
 
 class RateLimiterManager(Manager):
@@ -32,233 +32,287 @@ class RateLimiterManager(Manager):
 
     def initialize(self) -> bool:
         config = self.app_manager.config
-        scale = config["RATE_LIMIT_SCALE"]
-        self._policies = {
-            "ip": _policy("ip", "ip", config["RATE_LIMIT_IP"], scale),
-            "user": _policy("user", "user", config["RATE_LIMIT_USER"], scale),
-            "auth": _policy("auth", "ip", config["RATE_LIMIT_AUTH"], scale),
-            "money": _policy("money", "user", config["RATE_LIMIT_MONEY"], scale),
-        }
-        self._ban_args = [config[key] for key in ("BAN_THRESHOLD", "VIOLATION_TTL", "BAN_SECONDS", "BAN_MAX_SECONDS")]
-        self._local = _LocalWindows(config["RATE_LIMIT_DEGRADED_SHARE"])
+        try:
+            self._policies = PolicyTable(config)
+            self._allowed = parse_networks(config["RATE_LIMIT_ALLOW"])
+        except ValueError as error:
+            text = str(error)
+            raise BootError(text if text.startswith("RATE_LIMIT") else f"RATE_LIMIT_ALLOW: {text}") from error
+        self._violation_ms = config["VIOLATION_SECONDS"] * 1000
+        self._endpoints: dict[str, str] = {}
+        self._record = BanRecord(self.app_manager)
+        self._local, self._known_bans = LocalWindows(config["RATE_LIMIT_DEGRADED_SHARE"]), KnownBans()
+        self._shadow_log = ShadowLog()
+        self._degraded = False
+        self._refilling = threading.Lock()
         self._redis = self.app_manager.redis_manager
+        self._name_of = lru_cache(_NAMES)(self._counted_name)
         self.initialized = True
         return True
 
+    # Policies
+
+    def declare_policy(self, name: str, types: Sequence[str], limit: str, *, fail_closed: bool = False) -> Policy:
+        """Add a policy of a module or plugin, for the `limit` of its routes.
+
+        `name` is `owner.policy`, `limit` as in the settings (`bucket:10/1:20`); `fail_closed` is for what costs much or
+        moves money. Raises ValueError.
+        """
+        return self._policies.declare(name, types, limit, fail_closed)
+
+    def limit_endpoint(self, path: str, limit: str) -> None:
+        """Have requests to `path` counted under the policy `limit` too; raises BootError when there is no such policy."""
+        if limit not in self._policies:
+            raise BootError(f"{path}: there is no rate limit policy named {limit!r}")
+        self._endpoints[path] = limit
+
     # For the request path
 
-    def check_rate_limit(self, identifiers: Sequence[Identifier], policy: str | None = None, session_id: str | None = None) -> Admission:
-        """Count this request for all its `identifiers`, under their own policies and the route's.
+    def check_rate_limit(
+        self, identifiers: Sequence[Identifier] | None = None, limit: str | None = None, session_id: str | None = None
+    ) -> Admission:
+        """Count this request for all its `identifiers`, under their own policies and the one named `limit`.
 
-        Raises Banned, RateLimited, or Unavailable for a sensitive policy while Redis is away. The answer also says
-        what Redis knows about `session_id`, so that one round trip settles both.
+        Without identifiers: for those of the request that is being handled. Raises Banned, RateLimited, or Unavailable
+        for a policy that fails closed while Redis is away. A refused request uses nothing up. The answer also says what
+        Redis knows about `session_id`, so that one round trip settles both.
         """
-        checks = self._checks(identifiers, policy)
+        if identifiers is None and not context.identifiers.get():
+            raise RuntimeError("outside of a request it has to be said whom to count")
+        who = self._counted(context.identifiers.get() if identifiers is None else identifiers)
+        plan = self._policies.plan(tuple([identifier.type for _, identifier in who]), limit)
         try:
-            return self._check_in_redis(identifiers, checks, session_id)
+            return self._check_in_redis(who, plan, session_id)
         except Unavailable:
-            metrics.RATE_LIMIT_DECISIONS.labels("degraded").inc()
-            return self._check_locally(identifiers, checks)
+            return self._check_locally(who, plan)
 
     def is_request_allowed(self, user_id: str, endpoint: str = "") -> bool:
-        """Whether `user_id` has requests left in the current window; counts nothing."""
-        limits = self.get_limits(Identifier("user", user_id))
-        return limits["banned_for"] == 0 and all(entry["remaining"] > 0 for entry in limits["policies"] if entry["policy"] == "user")
+        """Whether `user_id` has a request to `endpoint` (a route's path) left now; counts nothing."""
+        identifier = Identifier(USER, user_id)
+        plan = self._policies.plan((USER,), self._endpoints.get(endpoint))
+        wanted = {policy.name for _, policy in plan.checks if not policy.shadow}
+        try:
+            banned_for, _, rows = self._read(identifier)
+        except Unavailable:
+            name = self._full_name(identifier)
+            return all(self._local.fits(name, policy) for _, policy in plan.checks if policy.name in wanted)
+        return banned_for == 0 and all(row["remaining"] > 0 for row in rows if row["policy"] in wanted)
 
     def record_request(self, user_id: str, endpoint: str = "") -> None:
         """Count one request of `user_id`; a refusal is not raised but shows in the next `is_request_allowed`."""
         try:
-            self.check_rate_limit([Identifier("user", user_id)])
-        except (RateLimited, Banned):
+            self.check_rate_limit([Identifier(USER, user_id)], self._endpoints.get(endpoint))
+        except (RateLimited, Banned, Unavailable):
             return
 
     # For operators
 
     def is_banned(self, identifier: Identifier) -> bool:
         """Whether `identifier` is banned now."""
-        return bool(self.get_limits(identifier)["banned_for"] > 0)
+        return self._read(identifier)[0] > 0
 
     def get_limits(self, identifier: Identifier | None = None) -> dict[str, Any]:
         """How `identifier` stands, in requests and seconds; without one, which limits there are.
 
-        `{type, policies: [{policy, quota, window, count, remaining, reset}], violations, banned_for}`, or
-        `{policies: [{policy, type, quota, window}]}`.
+        `{type, allowed, policies: [{policy, algorithm, quota, window, shadow, used, remaining, reset}], violations,
+        banned_for, ban: {policy, level, since, until} | None}`, or `{policies: [...], shadow}`.
         """
         if identifier is None:
-            known = self._policies.values()
-            return {"policies": [{"policy": p.name, "type": p.type, "quota": p.quota, "window": p.seconds} for p in known]}
-        name, policies = self._name(identifier), self._policies_of(identifier)
-        keys = [f"banned:{name}", f"violations:{name}", *(_counter_prefix(name, p) for p in policies)]
-        banned_for, violations, *counts = self._redis.run_script(READ, keys, [p.seconds for p in policies])
-        rows = []
-        for policy, (count, reset) in zip(policies, zip(counts[::2], counts[1::2], strict=True), strict=True):
-            row = {"policy": policy.name, "quota": policy.quota, "window": policy.seconds, "count": count, "reset": reset}
-            rows.append({**row, "remaining": max(0, policy.quota - count)})
-        return {"type": identifier.type, "policies": rows, "violations": violations, "banned_for": banned_for}
+            policies = [{**_terms(policy), "types": list(policy.types)} for policy in self._policies.all()]
+            return {"policies": policies, "shadow": self._policies.everything_is_shadow}
+        banned_for, violations, rows = self._read(identifier)
+        return {
+            "type": identifier.type,
+            "allowed": self._is_allowed(identifier),
+            "policies": rows,
+            "violations": violations,
+            "banned_for": banned_for,
+            "ban": self._record.running(self._full_name(identifier)) if banned_for else None,
+        }
+
+    def get_bans(self, after: str | None = None, limit: int = 25) -> list[dict[str, Any]]:
+        """The bans that run, as `{name, type, id, policy, level, since, until}`, ordered by name and after the one named `after`."""
+        return self._record.page(after, limit)
 
     def clear_limits(self, identifier: Identifier) -> None:
-        """Forget what `identifier` used up in its current windows, and its violations."""
-        name, policies = self._name(identifier), self._policies_of(identifier)
-        keys = [f"violations:{name}", *(_counter_prefix(name, p) for p in policies)]
-        self._redis.run_script(CLEAR, keys, [p.seconds for p in policies])
+        """Forget what `identifier` used up, and its violations."""
+        name, policies = self._full_name(identifier), self._policies.of_type(identifier.type)
+        self._record.note_clear(name)
+        self._redis.run_script(CLEAR, [], [name, *(part for p in policies for part in (p.name, p.seconds * 1000))])
 
     def unban(self, identifier: Identifier) -> None:
         """Lift the ban of `identifier`, in the record and in Redis, and forget how many it had."""
-        name = self._name(identifier)
-        self.app_manager.database_manager.update_one("bans", {"_id": name}, {"$set": {"expires_at": utc_now()}})
+        name = self._full_name(identifier)
+        self._record.lift(name)
+        self._known_bans.forget(name)
         self._redis.delete(f"banned:{name}", f"violations:{name}", f"bans:{name}")
 
     def check(self) -> tuple[str, dict[str, Any]]:
-        return ("degraded" if self._redis.is_down else "healthy"), {"policies": len(self._policies)}
+        if not self._redis.is_down:
+            self._set_degraded(False)
+        return ("degraded" if self._redis.is_down else "healthy"), {"policies": len(self._policies.all())}
 
     def dispose(self) -> None:
         self.initialized = False
 
     # In Redis
 
-    def _checks(self, identifiers: Sequence[Identifier], route_policy: str | None) -> list[tuple[int, Policy]]:
-        """Which policies apply: (index of the identifier, policy)."""
-        names = [identifier.type for identifier in identifiers]
-        checks = [(index, self._policies[name]) for index, name in enumerate(names) if name in self._policies]
-        if route_policy is not None and self._policies[route_policy].type in names:
-            policy = self._policies[route_policy]
-            checks.append((names.index(policy.type), policy))
-        return checks
-
-    def _check_in_redis(self, identifiers: Sequence[Identifier], checks: list[tuple[int, Policy]], session_id: str | None) -> Admission:
-        names = [self._name(identifier) for identifier in identifiers]
+    def _check_in_redis(self, who: Sequence[tuple[str, Identifier]], plan: Plan, session_id: str | None) -> Admission:
         keys = [_EPOCH_KEY, self.app_manager.jwt_manager.session_key(session_id or "")]
-        for name in names:
-            keys += [f"banned:{name}", f"violations:{name}", f"bans:{name}"]
-        keys += [_counter_prefix(names[index], policy) for index, policy in checks]
-        args: list[Any] = [len(identifiers), *self._ban_args]
-        for index, policy in checks:
-            args += [index, policy.quota, policy.seconds]
-        known, flag, banned_for, new_ban, level, *counts = self._redis.run_script(ADMIT, keys, args)
-        if not known:
+        answer = self._redis.run_script(ADMIT, keys, [plan.script, *[name for name, _ in who]])
+        if self._degraded:
+            self._set_degraded(False)
+        if not answer[0]:
             # Nothing was counted yet: this very request may come from someone who is banned.
-            self._restore_bans()
-            return self._check_in_redis(identifiers, checks, session_id)
-        if new_ban >= 0:
-            self._record_ban(names[new_ban], level, banned_for)
+            self._refill()
+            return self._check_in_redis(who, plan, session_id)
+        _, flag, banned_for, banned, level, memory, refusing, *standings = answer
         if banned_for > 0:
-            metrics.RATE_LIMIT_DECISIONS.labels("banned").inc()
-            raise Banned("Too many violations of the rate limits.", retry_after=banned_for)
-        standings = [
-            (Standing(policy, max(0, policy.quota - count), reset), count)
-            for (_, policy), count, reset in zip(checks, counts[::2], counts[1::2], strict=True)
-        ]
-        tightest = min((s for s, _ in standings), key=lambda s: s.remaining / s.policy.quota, default=None)
-        for standing, count in standings:
-            if count > standing.policy.quota:
-                metrics.RATE_LIMIT_DECISIONS.labels("limited").inc()
-                raise _limited(standing)
-        metrics.ALLOWED.inc()
-        return Admission(tightest, None if flag is None else flag == b"1")
+            if level > 0:
+                self._record_ban(who[banned], plan.checks[refusing][1].name, level, banned_for, memory / 1000)
+            self._meet_ban(who[banned], banned_for)
+        if refusing >= 0:
+            raise self._limited(Standing(plan.checks[refusing][1], 0, standings[2 * refusing + 1]))
+        metrics.count_decision(plan.last, "allowed")
+        return Admission(self._tightest(plan, standings), None if flag is None else flag == b"1")
 
-    def _record_ban(self, ban_id: str, level: int, seconds: int) -> None:
+    def _tightest(self, plan: Plan, standings: Sequence[int | None]) -> Standing | None:
+        """The standing of the policy with the least part left. None stands for a check that was not made."""
+        tightest, least = None, 2.0
+        for number, (_, policy) in enumerate(plan.checks):
+            left = standings[2 * number]
+            if left is None:
+                continue
+            if policy.shadow:
+                if left < 0:
+                    self._note_shadow(policy.name)
+            elif left / policy.most < least:
+                least, tightest = left / policy.most, number
+        if tightest is None:
+            return None
+        return Standing(plan.checks[tightest][1], standings[2 * tightest] or 0, standings[2 * tightest + 1] or 0)
+
+    def _meet_ban(self, who: tuple[str, Identifier], seconds: int) -> None:
+        name, identifier = who
+        if self._policies.everything_is_shadow:
+            self._note_shadow(identifier.type)
+            return
+        self._known_bans.add(name, seconds)
+        metrics.count_decision(identifier.type, "banned")
+        standing = Standing(self._policies[identifier.type], 0, seconds)
+        raise Banned("Too many violations of the rate limits.", headers=_refusal_headers(standing))
+
+    def _record_ban(self, who: tuple[str, Identifier], policy: str, level: int, seconds: int, memory: float) -> None:
         """The ban holds in Redis already; MongoDB is its record, from which a wiped Redis is filled again."""
-        expires_at = utc_now() + timedelta(seconds=seconds)
-
-        def work(session: ClientSession) -> None:
-            bans = self.app_manager.database_manager.collection("bans")
-            update = {"$set": {"expires_at": expires_at, "level": level}}
-            bans.update_one({"_id": ban_id}, update, upsert=True, session=session)
-            entry = audit_entry("bans.insert", ban_id, level=level)
-            self.app_manager.database_manager.collection("audit_logs").insert_one(entry, session=session)
-
-        metrics.BANS.inc()
-        custom_log("identifier banned", level="WARNING", ban=ban_id, seconds=seconds)
+        name, identifier = who
+        metrics.BANS.labels(identifier.type).inc()
+        custom_log("identifier banned", level="WARNING", ban=name, policy=policy, seconds=seconds)
+        subject = counted_as(identifier.id) if identifier.type == IP else identifier.id
         try:
-            self.app_manager.database_manager.transaction(work)
+            self._record.add(Ban(name, subject, policy, level, seconds, memory))
         except Unavailable:
-            custom_log("a ban could not be recorded", level="ERROR", ban=ban_id)
+            custom_log("a ban could not be recorded", level="ERROR", ban=name)
+
+    def _refill(self) -> None:
+        """One request of this worker fills Redis again, the others wait for it."""
+        with self._refilling:
+            if not self._redis.exists(_EPOCH_KEY):
+                self._restore_bans()
 
     @log_function
     def _restore_bans(self) -> None:
         """Redis has lost its memory (or is new): put the bans that still run back, then mark it as filled."""
-        bans = self.app_manager.database_manager.find_many("bans", {"expires_at": {"$gt": utc_now()}}, limit=10_000)
-        keys, args = [_EPOCH_KEY], []
-        for ban in bans:
-            keys += [f"banned:{ban['_id']}", f"bans:{ban['_id']}"]
-            args += [max(1, int((ban["expires_at"] - utc_now()).total_seconds())), ban["level"]]
-        self._redis.run_script(RESTORE, keys, args)
-        custom_log("rate limiter filled redis from the record", bans=len(bans))
+        count = 0
+        for page in self._record.remembered():
+            self._redis.run_script(RESTORE, [], [value for row in page for value in row])
+            count += len(page)
+        self._redis.set(_EPOCH_KEY, 1)
+        custom_log("rate limiter filled redis from the record", bans=count)
+
+    def _read(self, identifier: Identifier) -> tuple[int, int, list[dict[str, Any]]]:
+        """Seconds of a ban, violations, and a row for each policy of `identifier`; changes nothing."""
+        policies = self._policies.of_type(identifier.type)
+        terms = [part for p in policies for part in (p.name, p.algorithm, p.quota, p.seconds * 1000, p.burst)]
+        answer = self._redis.run_script(READ, [], [self._full_name(identifier), self._violation_ms, *terms])
+        rows = []
+        for policy, left, reset in zip(policies, answer[2::2], answer[3::2], strict=True):
+            rows.append({**_terms(policy), "used": policy.most - left, "remaining": left, "reset": reset})
+        return answer[0], answer[1], rows
 
     # While Redis is away
 
-    def _check_locally(self, identifiers: Sequence[Identifier], checks: list[tuple[int, Policy]]) -> Admission:
-        names = [self._name(identifier) for identifier in identifiers]
-        query = {"_id": {"$in": names}, "expires_at": {"$gt": utc_now()}}
-        ban = self.app_manager.database_manager.find_one("bans", query)
-        if ban is not None:
-            raise Banned("Too many violations of the rate limits.", retry_after=int((ban["expires_at"] - utc_now()).total_seconds()) + 1)
-        for index, policy in checks:
-            standing = self._local.count(names[index], policy)
-            if standing is None:
+    def _check_locally(self, who: Sequence[tuple[str, Identifier]], plan: Plan) -> Admission:
+        self._set_degraded(self._redis.is_down)
+        self._refuse_banned_locally(who)
+        for index, policy in plan.checks:
+            wait = self._local.count(who[index][0], policy)
+            if wait == 0:
                 continue
-            if policy.name in _SENSITIVE:
-                raise Unavailable("Our limits cannot be checked just now.", retry_after=standing.reset)
-            raise _limited(standing)
+            if policy.shadow:
+                self._note_shadow(policy.name)
+                continue
+            if plan.fail_closed:
+                metrics.count_decision(policy.name, "degraded_refused")
+                raise Unavailable("Our limits cannot be checked just now.", retry_after=wait)
+            raise self._limited(Standing(policy, 0, wait), "degraded_refused")
+        metrics.count_decision(plan.last, "degraded_allowed")
         return Admission(None, None)
 
-    def _name(self, identifier: Identifier) -> str:
+    def _refuse_banned_locally(self, who: Sequence[tuple[str, Identifier]]) -> None:
+        """By the record, or (that is away too) by what this worker has seen."""
+        names = dict(who)
+        try:
+            found = self._record.first_of(list(names))
+            left = {} if found is None else {found[0]: (found[1] - utc_now()).total_seconds()}
+        except Unavailable:
+            left = {name: self._known_bans.left(name) for name in names}
+        for name, seconds in left.items():
+            if seconds > 0:
+                self._meet_ban((name, names[name]), math.ceil(seconds))
+
+    def _set_degraded(self, degraded: bool) -> None:
+        if degraded is self._degraded:
+            return
+        self._degraded = degraded
+        metrics.RATE_LIMIT_DEGRADED.set(degraded)
+        custom_log("rate limits are counted " + ("in each worker" if degraded else "in redis again"), level="WARNING")
+        if not degraded:
+            self._local.clear()
+
+    # Names and answers
+
+    def _counted(self, identifiers: Sequence[Identifier]) -> list[tuple[str, Identifier]]:
+        """Those that are counted, each with its name."""
+        named = [(self._name_of(identifier.type, identifier.id), identifier) for identifier in identifiers]
+        return [pair for pair in named if pair[0]]
+
+    def _counted_name(self, kind: str, value: str) -> str:
+        """As `_full_name`; empty for an address that is on the allow list."""
+        identifier = Identifier(kind, value)
+        return "" if self._is_allowed(identifier) else self._full_name(identifier)
+
+    def _full_name(self, identifier: Identifier) -> str:
         """`{type}:{id}` in the names of keys and records; the id is a keyed hash."""
-        value = identifier.id if identifier.type != "ip" else network_of(identifier.id)
+        value = counted_as(identifier.id) if identifier.type == IP else identifier.id
         return f"{identifier.type}:{self._redis.pseudonym(f'{identifier.type}:{value}')}"
 
-    def _policies_of(self, identifier: Identifier) -> list[Policy]:
-        return [policy for policy in self._policies.values() if policy.type == identifier.type]
+    def _is_allowed(self, identifier: Identifier) -> bool:
+        return identifier.type == IP and is_in(identifier.id, self._allowed)
+
+    def _note_shadow(self, policy: str) -> None:
+        metrics.count_decision(policy, "shadow")
+        self._shadow_log.add(policy)
+
+    def _limited(self, standing: Standing, decision: str = "limited") -> RateLimited:
+        metrics.count_decision(standing.policy.name, decision)
+        return RateLimited("Slow down.", headers=_refusal_headers(standing))
 
 
-class _LocalWindows:
-    """Fixed windows in this process only, with a share of each quota."""
-
-    def __init__(self, share: float) -> None:
-        self._share = share
-        self._lock = threading.Lock()
-        self._counts: dict[tuple[str, str, int], int] = {}
-
-    def count(self, who: str, policy: Policy) -> Standing | None:
-        """Count one request; None when it fits, else how the window stands."""
-        now = int(time.time())
-        key = (who, policy.name, now // policy.seconds)
-        with self._lock:
-            if len(self._counts) > 50_000:
-                self._counts.clear()
-            self._counts[key] = self._counts.get(key, 0) + 1
-            if self._counts[key] <= policy.quota * self._share:
-                return None
-        return Standing(policy, 0, policy.seconds - now % policy.seconds)
+def _terms(policy: Policy) -> dict[str, Any]:
+    """What a policy allows: up to `quota` requests at once, all of them again after `window` seconds."""
+    terms = {"policy": policy.name, "algorithm": policy.algorithm, "quota": policy.most, "window": policy.window}
+    return {**terms, "shadow": policy.shadow}
 
 
-def network_of(address: str) -> str:
-    """What an address is counted as: itself, or its /64 for IPv6, of which one subscriber has as many as he likes."""
-    if ":" not in address:
-        return address
-    try:
-        # What a socket for both families says of an IPv4 client; the /64 of all of these is one.
-        mapped = ipaddress.IPv6Address(address).ipv4_mapped
-        return str(mapped or ipaddress.ip_network((address, 64), strict=False))
-    except ValueError:
-        return address
-
-
-def _counter_prefix(name: str, policy: Policy) -> str:
-    """The script adds the number of the window."""
-    return f"ratelimit:{name}:{policy.name}-"
-
-
-def _limited(standing: Standing) -> RateLimited:
-    headers = {**rate_limit_headers(standing), "Retry-After": str(max(1, standing.reset))}
-    return RateLimited("Slow down.", headers=headers)
-
-
-def _policy(name: str, kind: str, text: str, scale: float) -> Policy:
-    try:
-        quota, seconds = (int(part) for part in text.split("/"))
-    except ValueError as error:
-        raise BootError(f"RATE_LIMIT_{name.upper()}: expected requests/seconds, such as 60/60") from error
-    if quota < 1 or seconds < 1:
-        raise BootError(f"RATE_LIMIT_{name.upper()}: requests and seconds must be at least 1")
-    return Policy(name, kind, max(1, int(quota * scale)), seconds)
+def _refusal_headers(standing: Standing) -> dict[str, str]:
+    return {**rate_limit_headers(standing), "Retry-After": str(max(1, standing.reset))}

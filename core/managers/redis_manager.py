@@ -6,86 +6,63 @@ Redis is never the record: whatever it forgets is found again in MongoDB.
 from __future__ import annotations
 
 import hashlib
-import json
-import select
-import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+import hiredis
 import redis
-from cryptography.fernet import Fernet, InvalidToken
-from redis.backoff import NoBackoff
-from redis.commands.core import Script
-from redis.exceptions import AuthenticationError, ConnectionError, RedisError
-from redis.retry import Retry
+from redis.exceptions import AuthenticationError, ConnectionError, DataError, NoScriptError, RedisError, ResponseError
 
+from core import metrics
+from core.managers import redis_scripts as scripts
 from core.managers.base import BootError, Manager
+from core.managers.redis_cache import Cache
+from core.managers.redis_connections import connection_options, connection_pool, connections_in_use
+from core.managers.redis_namespace import Namespace
+from core.managers.redis_sealing import Sealer, Unreadable
 from tools.error_handling.errors import Unavailable
+from tools.logger.custom_logger import custom_log
 from utils.breaker import CircuitBreaker
-from utils.green import native_poll
-from utils.keys import fernet_key, stretch
+from utils.green import run_native
 
-_PURPOSE = "credit-system/redis"
 _BREAKER_FAILURES = 3
 _BREAKER_SECONDS = 1.0
-
-
-class _QuickCheck:
-    """A part of a connection: its readiness check is one system call.
-
-    The driver asks, before each command, whether a pooled connection was closed meanwhile. In a patched process its
-    way of asking goes round the whole event loop, which costs more than the command.
-    """
-
-    _sock: socket.socket | None
-
-    def can_read(self, timeout: float = 0) -> bool:
-        if timeout or self._sock is None:
-            return bool(super().can_read(timeout))  # type: ignore[misc]
-        poller = native_poll()
-        poller.register(self._sock.fileno(), select.POLLIN)
-        return bool(poller.poll(0))
-
-
-class _Connection(_QuickCheck, redis.Connection):
-    """A plain connection."""
-
-
-class _TlsConnection(_QuickCheck, redis.SSLConnection):
-    """The same over TLS, for rediss:// addresses."""
+_SCAN_BATCH = 500
 
 
 class RedisManager(Manager):
-    """Values, sessions, rooms and scripts. Every failure of Redis surfaces as Unavailable, within the time-out."""
+    """Values, sessions, tokens, rooms, a cache and scripts. Every failure of Redis surfaces as Unavailable, within the time-out."""
 
     name = "redis"
     critical = False
+    live_settings = frozenset({"REDIS_ENCRYPTION_KEY"})
 
     def initialize(self) -> bool:
         config = self.app_manager.config
-        master = stretch(config["REDIS_ENCRYPTION_KEY"], _PURPOSE)
-        self._fernet = Fernet(fernet_key(master))
-        self._pseudonym_key = master
+        self._sealer = Sealer(config["REDIS_ENCRYPTION_KEY"])
         self._breaker = CircuitBreaker(_BREAKER_FAILURES, _BREAKER_SECONDS)
-        self._client = redis.Redis(connection_pool=self._pool(config["REDIS_URL"], config["REDIS_TIMEOUT"]))
-        self._scripts: dict[str, Script] = {}
+        self._away = metrics.BREAKER_OPEN.labels("redis")
+        self._cache = Cache(self)
+        try:
+            self._client = redis.Redis(connection_pool=connection_pool(config))
+        except ValueError as error:
+            raise BootError("REDIS_URL cannot be used: it must be a redis:// address without credentials") from error
+        self._scripts: dict[str, str] = {}
         self._refuse_unusable(config["REDIS_URL"])
+        self._away.set(0)
         self.initialized = True
         return True
 
+    def reload(self) -> None:
+        """Seal with the first line of REDIS_ENCRYPTION_KEY from now on, and open with all of them."""
+        self._sealer = run_native(Sealer, self.app_manager.config["REDIS_ENCRYPTION_KEY"])
+
     def connection_options(self) -> dict[str, Any]:
         """Options for any client of this Redis: short time-outs, and no retries (the driver's are not idempotent)."""
-        config = self.app_manager.config
-        return {
-            "password": config["REDIS_PASSWORD"],
-            "socket_timeout": config["REDIS_TIMEOUT"],
-            "socket_connect_timeout": config["REDIS_TIMEOUT"],
-            "retry": Retry(NoBackoff(), 0),
-            "health_check_interval": 0,
-            "max_connections": config["REDIS_POOL_SIZE"],
-            "decode_responses": False,
-        }
+        return connection_options(self.app_manager.config)
 
     @property
     def is_down(self) -> bool:
@@ -94,25 +71,25 @@ class RedisManager(Manager):
 
     # Values
 
-    def set(self, key: str, value: Any, ttl: int | None = None) -> None:
-        """Store `value` (JSON-able) encrypted under `key`, for `ttl` seconds or for ever."""
-        token = self._fernet.encrypt(json.dumps(value, separators=(",", ":")).encode())
-        self.guard(lambda: self._client.set(key, token, ex=ttl))
+    def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        """Store `value` encrypted under `key`, for `ttl` seconds or for ever; TypeError that names a type that cannot be stored.
+
+        JSON's types, tuples, sets, bytes, datetimes with a zone, Decimal, UUID, ObjectId and Int64 come back as they were.
+        """
+        if ttl is not None and ttl <= 0:
+            raise ValueError("ttl: must be more than 0 seconds")
+        sealed = self.seal(key, value)
+        self.guard(lambda: self._client.set(key, sealed, px=None if ttl is None else int(ttl * 1000)))
 
     def get(self, key: str) -> Any:
-        """The value under `key`, or None. A value that our key does not open counts as absent."""
-        token = self.guard(lambda: self._client.get(key))
-        if token is None:
+        """The value under `key`, or None. A value that our keys do not open counts as absent."""
+        sealed = self.guard(lambda: self._client.get(key))
+        if sealed is None:
             return None
         try:
-            return json.loads(self._fernet.decrypt(token))
-        except InvalidToken:
+            return self.unseal(key, sealed)
+        except Unreadable:
             return None
-
-    def read_flag(self, key: str) -> bytes | None:
-        """A value that scripts keep in plain (a flag or a counter), or None."""
-        flag: bytes | None = self.guard(lambda: self._client.get(key))
-        return flag
 
     def delete(self, *keys: str) -> int:
         """Remove `keys`; how many there were."""
@@ -121,70 +98,160 @@ class RedisManager(Manager):
     def exists(self, key: str) -> bool:
         return bool(self.guard(lambda: self._client.exists(key)))
 
+    def delete_prefix(self, prefix: str) -> None:
+        """Remove all keys that begin with `prefix` (which holds none of `* ? [ \\`), batch by batch."""
+        cursor, more = 0, True
+        while more:
+            cursor = self.guard(partial(self._delete_batch, cursor, f"{prefix}*"))
+            more = cursor != 0
+
+    def namespace(self, name: str) -> Namespace:
+        """The same for keys that cannot leave the namespace `name`, such as `plugin:hello`; raises ValueError for a bad name."""
+        return Namespace(self, name)
+
+    # The cache
+
+    def cached(self, key: str, load: Callable[[], Any], ttl: float, tags: Sequence[str] = ()) -> Any:
+        """The cached value of `key`; where there is none, what `load()` returns (None too), kept encrypted for `ttl` seconds.
+
+        Of all callers in all workers one loads, the others wait for it as long as their deadline allows (then Unavailable),
+        and what `load` raises reaches those who wait with it. Shortly before the end one caller loads anew, while the others
+        are still served. While Redis is away every call loads, still one at a time in this worker.
+        """
+        return self._cache.cached(key, load, ttl, tags)
+
+    def invalidate_tags(self, *tags: str) -> None:
+        """End at once all that was cached under any of `tags`, and what is just being loaded under them. One round trip.
+
+        While Redis is away this is remembered, and carried out as soon as it answers again.
+        """
+        self._cache.invalidate_tags(*tags)
+
     # Sessions
 
-    def set_session(self, session_id: str, data: dict[str, Any], ttl: int = 3600) -> None:
+    def set_session(self, session_id: str, data: dict[str, Any], ttl: float = 3600) -> None:
         """Store the data of a session, encrypted."""
-        self.set(f"session_data:{session_id}", data, ttl)
+        self.set(self._session_name(session_id), data, ttl)
 
     def get_session(self, session_id: str) -> dict[str, Any] | None:
         """The data of a session, or None."""
-        data: dict[str, Any] | None = self.get(f"session_data:{session_id}")
+        data: dict[str, Any] | None = self.get(self._session_name(session_id))
         return data
 
     def delete_session(self, session_id: str) -> None:
-        self.delete(f"session_data:{session_id}")
+        self.delete(self._session_name(session_id))
+
+    def _session_name(self, session_id: str) -> str:
+        return f"session_data:{self.pseudonym(session_id)}"
+
+    # Tokens: what is known of their validity, readable for scripts
+
+    def set_token(self, key: str, ttl: int) -> None:
+        """Remember for `ttl` seconds that a token is valid, unless it is known to be revoked."""
+        self.run_script(scripts.SET_TOKEN, [key], [ttl])
+
+    def get_token(self, key: str) -> bool | None:
+        """Whether a token is valid; None when nothing is known."""
+        flag = self.guard(lambda: self._client.get(key))
+        return None if flag is None else flag == b"1"
+
+    def revoke_tokens(self, keys: Sequence[str], ttl: int) -> None:
+        """Remember for `ttl` seconds that these tokens are revoked, in one round trip."""
+        self.run_script(scripts.REVOKE_TOKENS, keys, [ttl])
 
     # Sets of members with a lease, for rooms and for the sockets of a session
 
     def add_member(self, key: str, member: str, lease_seconds: int) -> None:
         """Put `member` into the set `key` until its lease ends (scored by the server's clock)."""
-        self.run_script(_ADD_MEMBER, [key], [member, lease_seconds])
+        self.run_script(scripts.ADD_MEMBER, [key], [member, lease_seconds])
+
+    def join(self, key: str, member: str, limit: int, lease_seconds: int) -> int | None:
+        """Put `member` into the set `key` if it has fewer than `limit` others: the size then, or None when it is full."""
+        size: int = self.run_script(scripts.JOIN, [key], [member, limit, lease_seconds])
+        return None if size < 0 else size
+
+    def renew_members(self, leases: Sequence[tuple[str, str]], lease_seconds: int) -> None:
+        """Prolong the leases of all `(key, member)` in one round trip."""
+        self.run_script(scripts.RENEW, [key for key, _ in leases], [lease_seconds, *(member for _, member in leases)])
 
     def remove_member(self, key: str, member: str) -> None:
         self.remove_from_all([key], member)
 
     def remove_from_all(self, keys: Sequence[str], member: str) -> None:
         """Take `member` out of all the sets `keys`, in one round trip."""
-        self.run_script(_REMOVE_MEMBER, keys, [member])
+        self.run_script(scripts.REMOVE_MEMBER, keys, [member])
 
-    def members(self, key: str) -> list[str]:
-        """The members of `key` whose lease has not ended."""
-        return [member.decode() for member in self.run_script(_MEMBERS, [key], [])]
+    def members(self, *keys: str) -> list[str]:
+        """The members of all the sets `keys` whose lease has not ended, in one round trip."""
+        return [member.decode() for member in self.run_script(scripts.MEMBERS, keys, [])] if keys else []
 
     # Below the values
 
     def run_script(self, source: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a Lua script in one round trip (it is sent once, then called by its hash)."""
-        script = self._scripts.get(source)
-        if script is None:
-            script = self._scripts[source] = self._client.register_script(source)
-        return self.guard(lambda: script(keys=list(keys), args=list(args), client=self._client))
+        digest = self._scripts.get(source)
+        if digest is None:
+            digest = self._scripts[source] = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        return self.guard(lambda: self._evaluate(digest, source, (len(keys), *keys, *args)))
+
+    def _evaluate(self, digest: str, source: str, args: tuple[Any, ...]) -> Any:
+        try:
+            return self._command("EVALSHA", digest, *args)
+        except NoScriptError:
+            return self._command("EVAL", source, *args)
+
+    def _command(self, *command: Any) -> Any:
+        """One command on a connection of the pool. The client's way (retries, which are off, and telemetry) costs more than this."""
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command([hiredis.pack_command(command)], check_health=False)
+            return connection.read_response()
+        finally:
+            pool.release(connection)
 
     def guard(self, command: Callable[[], Any]) -> Any:
         """Run `command`; Unavailable when Redis fails, or at once while it is known to be away."""
         if not self._breaker.allows():
             raise Unavailable("A store that we depend on is away.", retry_after=1)
+        began = time.perf_counter()
         try:
             answer = command()
         except RedisError as error:
-            self._breaker.failed()
+            self._count_failure(error)
             raise Unavailable("A store that we depend on does not answer.", retry_after=1) from error
-        self._breaker.succeeded()
+        finally:
+            metrics.REDIS_SECONDS.observe(time.perf_counter() - began)
+        self._count_success()
         return answer
 
+    def seal(self, name: str, value: Any) -> bytes:
+        """`value` encrypted, to be stored under `name` and nowhere else; raises TypeError."""
+        return self._sealer.seal(name, value)
+
+    def unseal(self, name: str, sealed: bytes) -> Any:
+        """What was sealed for `name`; raises Unreadable."""
+        return self._sealer.unseal(name, sealed)
+
     def pseudonym(self, value: str) -> str:
-        """A keyed hash of `value`, for names that would otherwise show an address or a user."""
-        return hashlib.blake2b(value.encode(), key=self._pseudonym_key, digest_size=12).hexdigest()
+        """A keyed hash of `value`, for names that would otherwise show an address or a user.
+
+        It follows the last line of REDIS_ENCRYPTION_KEY: names stay as they are when a new first line is added.
+        """
+        return self._sealer.pseudonym(value)
 
     def check(self) -> tuple[str, dict[str, Any]]:
         started = time.perf_counter()
+        pool = self._client.connection_pool
+        figures = {"pool": {"in_use": connections_in_use(pool), "max": pool.max_connections}, "keys": self._sealer.keys}
         try:
             self.guard(self._client.ping)
         except Unavailable:
-            return "unhealthy", {"connection": "failed"}
+            return "unhealthy", {"connection": "failed", "breaker_open": self.is_down, **figures}
         latency = round((time.perf_counter() - started) * 1000, 2)
-        return "healthy", {"connection": "ok", "latency_ms": latency}
+        with suppress(Unavailable):
+            self._cache.settle()
+        return "healthy", {"connection": "ok", "breaker_open": self.is_down, "latency_ms": latency, **figures}
 
     def dispose(self) -> None:
         client = getattr(self, "_client", None)
@@ -193,13 +260,28 @@ class RedisManager(Manager):
             client.connection_pool.disconnect()
         self.initialized = False
 
-    def _pool(self, url: str, timeout: float) -> redis.BlockingConnectionPool:
-        """A pool in which callers wait for their turn: the driver's usual one fails them, as if Redis were away."""
-        connection = _TlsConnection if url.startswith("rediss://") else _Connection
-        try:
-            return redis.BlockingConnectionPool.from_url(url, connection_class=connection, timeout=timeout, **self.connection_options())
-        except ValueError as error:
-            raise BootError("REDIS_URL cannot be used: it must be a redis:// address without credentials") from error
+    def _delete_batch(self, cursor: int, pattern: str) -> int:
+        following, keys = self._client.scan(cursor, match=pattern, count=_SCAN_BATCH)
+        if keys:
+            self._client.unlink(*keys)
+        return int(following)
+
+    def _count_failure(self, error: RedisError) -> None:
+        """A command that Redis or the driver finds wrong is our mistake, and says nothing about Redis."""
+        if type(error) in (ResponseError, DataError):
+            return
+        was_open = self._breaker.is_open
+        self._breaker.failed()
+        if self._breaker.is_open and not was_open:
+            self._away.set(1)
+            custom_log("redis is away", level="WARNING", error=type(error).__name__)
+
+    def _count_success(self) -> None:
+        was_open = self._breaker.is_open
+        self._breaker.succeeded()
+        if was_open:
+            self._away.set(0)
+            custom_log("redis is back")
 
     def _refuse_unusable(self, url: str) -> None:
         """Boot only on a Redis that answers, accepts our password and never evicts (eviction would forget bans)."""
@@ -214,18 +296,3 @@ class RedisManager(Manager):
             raise BootError(f"redis at {place}: {type(error).__name__}") from error
         if policy != "noeviction":
             raise BootError(f"redis at {place}: maxmemory-policy is {policy!r}, it must be noeviction")
-
-
-_ADD_MEMBER = """
-local now = tonumber(redis.call('TIME')[1])
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if redis.call('TTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
-"""
-
-_REMOVE_MEMBER = "for _, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[1]) end"
-
-_MEMBERS = """
-local now = tonumber(redis.call('TIME')[1])
-return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')
-"""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 import socketio
@@ -24,7 +24,8 @@ from core.contracts import Identifier
 from core.managers.base import Manager
 from core.web.fingerprints import client_fingerprint
 from core.web.models import Body, Text
-from core.web.routing import ADMINS, EVERYONE, Principal
+from core.web.routing import ADMINS, Principal
+from core.web.socket_events import Connection, Event
 from core.web.socket_gate import SocketGate
 from tools.error_handling.error_handler import from_validation
 from tools.error_handling.errors import AppError, Conflict, Forbidden, MalformedRequest, RateLimited, Unauthenticated
@@ -61,28 +62,6 @@ class BroadcastBody(Body):
     data: Any
 
 
-@dataclass
-class Connection:
-    """One socket of this worker: who it belongs to, when its token ends, its rooms and what it may still send."""
-
-    sid: str
-    principal: Principal
-    expires_at: float
-    rooms: set[str] = field(default_factory=set)
-    budget: float = 0.0
-    refilled_at: float = field(default_factory=time.monotonic)
-
-
-@dataclass(frozen=True)
-class Event:
-    """A client event: the model of its payload, who may send it, and what is done; what that returns goes into the ack."""
-
-    name: str
-    body: type[BaseModel]
-    handler: Callable[[Connection, Any], dict[str, Any]]
-    roles: frozenset[str] = EVERYONE
-
-
 class WebSocketManager(Manager):
     """Socket.IO is a hint channel: whatever it loses, clients read again over REST."""
 
@@ -110,11 +89,14 @@ class WebSocketManager(Manager):
         return True
 
     def register_event(self, event: Event) -> None:
-        """Handle `event` of every client; raises ValueError when its name is taken."""
+        """Handle `event` of every client, from `attach` on; raises ValueError when its name is taken."""
         if event.name in self._events:
             raise ValueError(f"socket event {event.name!r} is registered already")
         self._events[event.name] = event
-        self.socketio.on_event(event.name, lambda *args: self._dispatch(event, args))
+
+    def unregister_event(self, name: str) -> None:
+        """Take back a `register_event`."""
+        self._events.pop(name, None)
 
     def attach(self, app: Flask) -> None:
         """Put Socket.IO in front of `app` and start to look after its connections."""
@@ -123,6 +105,8 @@ class WebSocketManager(Manager):
         queue = socketio.RedisManager(config["REDIS_URL"], channel=_CHANNEL, redis_options=options)
         self.socketio.on_event("connect", self._connect)
         self.socketio.on_event("disconnect", self._disconnect)
+        for event in self._events.values():
+            self.socketio.on_event(event.name, partial(self._dispatch, event))
         self.socketio.init_app(
             app,
             async_mode=self.mode,
@@ -135,7 +119,7 @@ class WebSocketManager(Manager):
             cookie=None,
         )
         app.wsgi_app = SocketGate(  # type: ignore[method-assign]
-            app.wsgi_app, self._count_handshake, self.app_manager.error_handler, config["REQUEST_TIMEOUT"]
+            app.wsgi_app, self._count_address, self.app_manager.error_handler, config["REQUEST_TIMEOUT"]
         )
         # What anonymous clients send wrong is theirs to know; these would log a traceback for each frame.
         for name in ("engineio.server", "socketio.server"):
@@ -175,9 +159,7 @@ class WebSocketManager(Manager):
         """Let a socket in that brings a valid token. Flask-SocketIO calls again without `auth` after a TypeError."""
         self._begin()
         try:
-            if not isinstance(auth, dict) or not isinstance(auth.get("token"), str):
-                raise Unauthenticated("Connect with auth: {token}.", code="token-invalid")
-            connection = self._admit(auth["token"])
+            connection = self._admit(auth)
         except AppError as error:
             metrics.SOCKET_EVENTS.labels("connect", error.code).inc()
             # The first is an error's `message` in the client, the second its `data`.
@@ -190,23 +172,32 @@ class WebSocketManager(Manager):
         metrics.SOCKETS.inc()
         metrics.SOCKET_EVENTS.labels("connect", "ok").inc()
 
-    def _count_handshake(self, address: str) -> None:
+    def _count_address(self, address: str) -> None:
         self.app_manager.rate_limiter_manager.check_rate_limit([Identifier("ip", address)])
 
-    def _admit(self, token: str) -> Connection:
-        claims = self.app_manager.jwt_manager.read_token(token, fingerprint=client_fingerprint(request))
-        principal = Principal(claims["sub"], claims["role"], claims["sid"])
-        who = [Identifier("ip", request.remote_addr or "unknown"), Identifier("user", principal.user_id)]
-        admission = self.app_manager.rate_limiter_manager.check_rate_limit(who, session_id=principal.session_id)
-        active = admission.session_active
-        if active is None:
-            active = self.app_manager.jwt_manager.is_session_active(principal.session_id)
-        if not active:
-            raise Unauthenticated("The session has ended.", code="session-revoked")
+    def _admit(self, auth: Any) -> Connection:
+        """The address was counted at the handshake; on one link it may try again, and is counted when it fails."""
+        try:
+            if not isinstance(auth, dict) or not isinstance(auth.get("token"), str):
+                raise Unauthenticated("Connect with auth: {token}.", code="token-invalid")
+            claims = self.app_manager.jwt_manager.read_token(auth["token"], fingerprint=client_fingerprint(request))
+            principal = Principal(claims["sub"], claims["role"], claims["sid"])
+            self._count_user(principal)
+        except Unauthenticated:
+            self._count_address(request.remote_addr or "unknown")
+            raise
         sid: str = request.sid  # type: ignore[attr-defined]
         lease = max(1, int(claims["exp"] - time.time()))
         self.app_manager.redis_manager.add_member(f"sockets:{principal.session_id}", sid, lease)
         return Connection(sid, principal, claims["exp"], budget=self._burst)
+
+    def _count_user(self, principal: Principal) -> None:
+        who = [Identifier("user", principal.user_id)]
+        active = self.app_manager.rate_limiter_manager.check_rate_limit(who, session_id=principal.session_id).session_active
+        if active is None:
+            active = self.app_manager.jwt_manager.is_session_active(principal.session_id)
+        if not active:
+            raise Unauthenticated("The session has ended.", code="session-revoked")
 
     def _disconnect(self, *_: Any) -> None:
         connection = self._connections.pop(request.sid, None)  # type: ignore[attr-defined]
@@ -221,11 +212,13 @@ class WebSocketManager(Manager):
             custom_log("a socket's leases are left to expire", level="WARNING")
 
     def _end_sessions(self, session_ids: list[str]) -> None:
-        """A session was revoked, here or in another worker: tell its sockets why, then close them."""
-        for session_id in session_ids:
-            self.socketio.emit("session_revoked", {"reason": "session-revoked"}, to=f"{_SESSION_ROOM}{session_id}")
-            for sid in self.app_manager.redis_manager.members(f"sockets:{session_id}"):
-                self.socketio.server.disconnect(sid)
+        """Sessions were revoked, here or in another worker: tell their sockets why, then close them."""
+        sids = self.app_manager.redis_manager.members(*(f"sockets:{session_id}" for session_id in session_ids))
+        if not sids:
+            return
+        self.socketio.emit("session_revoked", {"reason": "session-revoked"}, to=[f"{_SESSION_ROOM}{each}" for each in session_ids])
+        for sid in sids:
+            self.socketio.server.disconnect(sid)
 
     def _keep(self) -> None:
         """Look after this worker's sockets for as long as it runs."""
@@ -267,12 +260,11 @@ class WebSocketManager(Manager):
         leases = [(f"room:{room}", c.sid) for c in self._connections.values() for room in c.rooms]
         for start in range(0, len(leases), _LEASES_AT_ONCE):
             chunk = leases[start : start + _LEASES_AT_ONCE]
-            args = [_LEASE_SECONDS, *(sid for _, sid in chunk)]
-            self.app_manager.redis_manager.run_script(_RENEW, [key for key, _ in chunk], args)
+            self.app_manager.redis_manager.renew_members(chunk, _LEASE_SECONDS)
 
     # Events
 
-    def _dispatch(self, event: Event, args: tuple[Any, ...]) -> dict[str, Any]:
+    def _dispatch(self, event: Event, *args: Any) -> dict[str, Any]:
         """Run one event; whatever goes wrong is a problem in its ack."""
         self._begin()
         try:
@@ -283,6 +275,8 @@ class WebSocketManager(Manager):
             self._spend(connection)
             if connection.principal.role not in event.roles:
                 raise Forbidden("Your role may not do this.")
+            if event.limit is not None:
+                self.app_manager.rate_limiter_manager.check_rate_limit(_identifiers(connection.principal), event.limit)
             answer = event.handler(connection, _payload(event, args))
         except Exception as error:  # noqa: BLE001  the error handler decides what a client may see of it
             problem = self.app_manager.error_handler.handle(error, context.request_id.get())
@@ -312,8 +306,8 @@ class WebSocketManager(Manager):
         if len(connection.rooms) >= _ROOMS_PER_SOCKET and body.room not in connection.rooms:
             raise Conflict("This socket is in too many rooms.", code="too-many-rooms", limit=_ROOMS_PER_SOCKET)
         limit = self.app_manager.config["ROOM_MAX_MEMBERS"]
-        size = self.app_manager.redis_manager.run_script(_JOIN, [f"room:{body.room}"], [connection.sid, _LEASE_SECONDS, limit])
-        if size < 0:
+        size = self.app_manager.redis_manager.join(f"room:{body.room}", connection.sid, limit, _LEASE_SECONDS)
+        if size is None:
             raise Conflict("The room is full.", code="room-full", limit=limit)
         join_room(body.room)
         connection.rooms.add(body.room)
@@ -345,6 +339,10 @@ class WebSocketManager(Manager):
         message = {"room": None, **_message(connection, body.data)}
         self.socketio.emit("message", message)
         return {"at": message["at"]}
+
+
+def _identifiers(principal: Principal) -> list[Identifier]:
+    return [Identifier("ip", request.remote_addr or "unknown"), Identifier("user", principal.user_id)]
 
 
 def _message(connection: Connection, data: Any) -> dict[str, Any]:
@@ -423,27 +421,3 @@ def _bound_eventlet_messages() -> None:
     bounded.bounded = True  # type: ignore[attr-defined]
     message.push = bounded
     websocket.WebSocketWSGI._handle_legacy_request = refuse
-
-
-# Check and join in one step, so that two who race for the last place cannot both get it. ARGV: member, lease, limit.
-_JOIN = """
-local now = tonumber(redis.call('TIME')[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local size = redis.call('ZCARD', KEYS[1])
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
-  if size >= tonumber(ARGV[3]) then return -1 end
-  size = size + 1
-end
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-return size
-"""
-
-# Renew many leases in one round trip. ARGV: lease, then one member for each key.
-_RENEW = """
-local now = tonumber(redis.call('TIME')[1])
-for i, key in ipairs(KEYS) do
-  redis.call('ZADD', key, now + tonumber(ARGV[1]), ARGV[i + 1])
-  redis.call('EXPIRE', key, ARGV[1])
-end
-"""

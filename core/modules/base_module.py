@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class BaseModule(ABC):
-    """A feature with routes. It reaches managers, and the modules it names in DEPENDENCIES, through the app manager."""
+    """A feature with routes. It reaches managers, and the modules that it names in DEPENDENCIES and no others, through the app manager."""
 
     NAME: ClassVar[str]
     DEPENDENCIES: ClassVar[tuple[str, ...]] = ()
@@ -36,4 +36,4 @@ class BaseModule(ABC):
         return {"module": self.NAME, "status": "healthy", "last_check": rfc3339(utc_now())}
 
     def dispose(self) -> None:
-        """Release what `initialize` took; safe to call twice."""
+        """Release what `initialize` took, also when it failed half-way; safe to call twice."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
@@ -15,15 +15,23 @@ ISSUERS = frozenset({SERVICE, ADMIN})
 ADMINS = frozenset({ADMIN})
 # Marks a route that needs no token.
 PUBLIC: frozenset[str] = frozenset()
+# The scope of everything that is an admin's; only an admin's key can have it.
+ADMIN_SCOPE = "admin"
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who makes a request, as its token says."""
+    """Who makes a request, as its token or API key says.
+
+    Redis holds the flag that says whether `session_id` still lives. `scopes`: what an API key may do; None: all that the
+    role may, as with a token.
+    """
 
     user_id: str
     role: str
     session_id: str
+    key_id: str | None = None
+    scopes: frozenset[str] | None = None
 
     @property
     def is_admin(self) -> bool:
@@ -68,9 +76,22 @@ class Answer:
 Handler = Callable[[Call], Answer]
 
 
+class KeyVerifier(Protocol):
+    """Who knows the API keys; the request chain asks it. Both raise Unauthenticated."""
+
+    def recall(self, token: str) -> Principal | None:
+        """Whose key `token` is, from memory; None: it has to be looked up. Whether it still lives, its flag says."""
+
+    def look_up(self, token: str) -> Principal:
+        """Whose key `token` is, by the record, in which it lives."""
+
+
 @dataclass(frozen=True)
 class Route:
-    """One method on one path. `limit` names a policy of the rate limiter on top of the caller's own; None: only those."""
+    """One method on one path. `limit` names a policy of the rate limiter on top of the caller's own; None: only those.
+
+    `scope` is what an API key needs for it; None: no API key may do this.
+    """
 
     method: str
     path: str
@@ -80,6 +101,7 @@ class Route:
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     limit: str | None = None
+    scope: str | None = None
     # A money verb: it takes an Idempotency-Key and refuses to run without one.
     idempotent: bool = False
     # Health and metrics must answer a prober however busy it is.

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flask import render_template, request
 
+from core.plugin_scope import PluginScope
 from core.web.routing import PUBLIC, Answer, Call, Route
 from plugins.base_plugin import BasePlugin
 from plugins.main_plugin.modules.connection_api.connection_api import ConnectionAPI
-
-if TYPE_CHECKING:
-    from core.managers.app_manager import AppManager
 
 NAME, VERSION = "credit-system", "0.1.0"
 
@@ -21,8 +18,9 @@ class MainPlugin(BasePlugin):
     """Without it there are no accounts."""
 
     NAME = "main_plugin"
+    VERSION = VERSION
 
-    def initialize(self, app_manager: AppManager) -> bool:
+    def initialize(self, app_manager: PluginScope) -> bool:
         plugins = app_manager.plugin_manager
         plugins.register_module(ConnectionAPI.NAME, ConnectionAPI)
         plugins.register_template_dir(Path(__file__).parent / "templates")

@@ -26,6 +26,16 @@ def environ(servers: LocalStack) -> dict[str, str]:
     return {**servers.environ, "REDIS_URL": f"{servers.environ['REDIS_URL'].rsplit('/', 1)[0]}/{_REDIS_DATABASE}"}
 
 
+@pytest.fixture(scope="session")
+def stack(servers: LocalStack, secrets_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """An OpenBao beside the MongoDB and Redis of the other tests, with the same secrets."""
+    folder = tmp_path_factory.mktemp("vault")
+    shutil.copytree(secrets_dir, folder / "secrets")
+    theirs = {"mongodb_uri": servers.environ["MONGODB_URI"], "redis_url": servers.environ["REDIS_URL"]}
+    with LocalStack(folder / "data", folder / "secrets", vault=True, **theirs) as running:
+        yield running
+
+
 @pytest.fixture
 def own_redis(tmp_path: Path, secrets_dir: Path) -> Iterator[RedisServer]:
     """A Redis that the test may pause, kill and wipe."""
@@ -40,6 +50,20 @@ def own_redis(tmp_path: Path, secrets_dir: Path) -> Iterator[RedisServer]:
 def copied_secrets(tmp_path: Path, secrets_dir: Path) -> Path:
     """The secrets of the real servers, to be changed by the test."""
     return Path(shutil.copytree(secrets_dir, tmp_path / "copied-secrets"))
+
+
+@pytest.fixture(scope="session")
+def rings(secrets_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], Path]:
+    """`rings([newest, oldest])`: the secrets of the real servers, with these lines as the ring of every kind of key."""
+
+    def make(lines: list[str]) -> Path:
+        folder = tmp_path_factory.mktemp("ring") / "secrets"
+        shutil.copytree(secrets_dir, folder)
+        for name in ("encryption_key", "jwt_secret"):
+            (folder / name).write_text("\n".join(lines) + "\n\n")
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from redis import Redis
 
-from core.managers import jwt_manager
+from core.managers.jwt_keys import make_key
 from tests.support.accounts import with_role
 from tests.support.app_server import AppServer
 from tests.support.at_once import at_once
@@ -501,11 +501,14 @@ class Forge:
 
     def key(self, kind: str) -> bytes:
         """The server's own key for tokens of `kind`."""
-        return jwt_manager._derive(self.master, kind)
+        key = make_key(self.master, kind).signing
+        assert isinstance(key, bytes)
+        return key
 
     def token(self, *, kind: str = "access", key: bytes | None = None, algorithm: str = "HS256", typ: str = "", **changes: Any) -> str:
         claims = {**self.sample, "typ": kind, **changes}
-        headers = {"typ": typ or {"access": "at+jwt", "refresh": "rt+jwt"}[kind]}
+        named = next((other for other in ("access", "refresh") if key == self.key(other)), kind)
+        headers = {"typ": typ or {"access": "at+jwt", "refresh": "rt+jwt"}[kind], "kid": make_key(self.master, named).id}
         secret = None if algorithm == "none" else key or self.key(kind)
         # The signature alone: PyJWT's encoder of claims refuses some of those that an attacker may send.
         with warnings.catch_warnings(action="ignore"):
@@ -725,3 +728,24 @@ def _redis_value(client: Redis, key: bytes) -> bytes:
         b"zset": lambda k: client.zrange(k, 0, -1),
     }
     return b"" if kind == b"none" else repr(readers[kind](key)).encode()
+
+
+# Public keys
+
+
+def test_there_are_no_public_keys_while_a_shared_one_signs(server: AppServer) -> None:
+    answer = requests.get(f"{server.url}/.well-known/jwks.json", timeout=10)
+    assert (answer.status_code, answer.json()) == (200, {"keys": []})
+    assert "max-age" in answer.headers["Cache-Control"]
+
+
+def test_under_eddsa_others_can_verify_access_tokens_and_everything_else_works(servers: LocalStack, tmp_path: Path) -> None:
+    with AppServer(servers.environ, tmp_path, WORKERS=1, JWT_ALGORITHM="EdDSA") as signing:
+        user = Client.register(signing.url)
+        published = requests.get(f"{signing.url}/.well-known/jwks.json", timeout=10).json()
+        key = jwt.PyJWKSet.from_dict(published)[jwt.get_unverified_header(user.token)["kid"]]
+        assert jwt.decode(user.token, key, algorithms=["EdDSA"], audience="credit-system")["sub"] == user.user["id"]
+        newer = user.call("POST", "/auth/refresh", {"refresh_token": user.refresh_token}).json()
+        assert Client(signing.url, newer["access_token"]).get("/auth/me")["id"] == user.user["id"]
+        reused = user.call("POST", "/auth/refresh", {"refresh_token": user.refresh_token})
+        assert (reused.status_code, reused.json()["code"]) == (401, "refresh-reused")

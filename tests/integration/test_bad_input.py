@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -299,6 +300,19 @@ def test_a_body_of_two_megabytes_is_too_large(still: World, route: BodyRoute) ->
     assert_problem(still.send(route, padded), 413, "payload-too-large")
     # In chunks, without a Content-Length that would give it away.
     assert_problem(still.send(route, iter([padded])), 413, "payload-too-large")
+
+
+@pytest.mark.parametrize("chunks", ["zz\r\n", "-1\r\n", "5\r\nhelloX\r\n0\r\n\r\n", "5;\x00=1\r\nhello\r\n0\r\n\r\n"])
+def test_chunks_that_cannot_be_read_are_malformed(server: AppServer, chunks: str) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as link:
+        head = "POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        link.sendall((head + chunks).encode())
+        answer = b""
+        while piece := link.recv(65536):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"hello" not in answer
+    assert b"zz" not in answer
 
 
 # Objects that do not fit

@@ -119,6 +119,12 @@ def with_vault(secret_id: str | None = None, *, away: bool = False) -> Spoil:
     return spoil
 
 
+def with_wrapped_secret_id(attempt: Attempt) -> None:
+    with_vault()(attempt)
+    without("vault_secret_id")(attempt)
+    attempt.write("vault_wrapped_secret_id", "s.0123456789abcdefghijklmn")
+
+
 def without_vault_secret_id(attempt: Attempt) -> None:
     with_vault()(attempt)
     without("vault_secret_id")(attempt)
@@ -143,6 +149,10 @@ CASES: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "short secret": (with_secret("encryption_key", "too-short-to-be-safe"), ("secret encryption_key", "shorter than 32")),
     "missing vault secret id": (without_vault_secret_id, ("missing secret vault_secret_id",)),
     "wrong vault secret id": (with_vault("0b5d6c6a-not-this-one"), ("01/11 vault", "log-in refused", "vault_secret_id")),
+    "wrapped secret id spent": (
+        with_wrapped_secret_id,
+        ("01/11 vault", "vault_wrapped_secret_id was unwrapped before, or has expired"),
+    ),
     "vault away": (with_vault(away=True), ("01/11 vault", "127.0.0.1:1", "does not answer")),
     "mongodb away": (
         with_settings(MONGODB_URI="mongodb://127.0.0.1:1/?replicaSet=rs0", MONGODB_TIMEOUT="0.5"),

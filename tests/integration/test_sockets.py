@@ -71,6 +71,7 @@ def token_of(user: Client, secrets_dir: Path, *, lifetime: int) -> str:
     """A token of the user's session that lives for `lifetime` seconds, which may be over."""
     config = {
         "JWT_SECRET": (secrets_dir / "jwt_secret").read_text().strip(),
+        "JWT_ALGORITHM": "HS256",
         "JWT_ISSUER": "credit-system",
         "JWT_AUDIENCE": "credit-system",
         "JWT_ACCESS_TTL": lifetime,
@@ -232,6 +233,18 @@ def test_a_log_out_ends_the_sockets_of_its_session_on_all_workers(sockets: AppSe
         assert client.received("session_revoked") == [{"reason": "session-revoked"}]
     assert elsewhere.io.connected
     assert elsewhere.call("join_room", {"room": unique("other-session")})["ok"]
+
+
+def test_a_log_out_everywhere_ends_the_sockets_of_all_sessions_of_that_user(sockets: AppServer, user: Client, connect: Connect) -> None:
+    sessions = [user, *(Client.login(sockets.url, user.user["username"]) for _ in range(3))]
+    clients = [connect(session) for session in sessions for _ in range(2)]
+    stranger = connect(Client.register(sockets.url))
+    assert user.call("POST", "/auth/logout-all").status_code == 204
+    for client in clients:
+        client.expect_end()
+        assert client.received("session_revoked") == [{"reason": "session-revoked"}]
+    assert stranger.io.connected
+    assert stranger.call("join_room", {"room": unique("still-here")})["ok"]
 
 
 def test_the_end_of_its_token_ends_a_socket(sockets: AppServer, user: Client, secrets_dir: Path, connect: Connect) -> None:

@@ -14,12 +14,14 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from pymongo.database import Database
 from requests.adapters import HTTPAdapter
+from socketio.exceptions import ConnectionError as SocketRefused
 
 from tests.support.accounts import with_role
 from tests.support.app_server import AppServer
 from tests.support.at_once import at_once
 from tests.support.client import PASSWORD, Client, assert_problem, unique
 from tests.support.polling import eventually
+from tests.support.sockets import SocketClient
 from tools.local_stack import LocalStack
 
 MANAGERS = {
@@ -471,7 +473,9 @@ def test_an_admin_sees_lifts_and_clears(strict: AppServer, admin: Client) -> Non
     assert (shown["type"], shown["violations"]) == ("ip", 0)
     assert 0 < shown["banned_for"] <= BAN_SECONDS
     counts = {row["policy"]: row for row in shown["policies"]}
-    assert (counts["ip"]["count"], counts["ip"]["quota"], counts["ip"]["remaining"], counts["ip"]["window"]) == (18, IP, 0, WINDOW)
+    assert (counts["ip"]["used"], counts["ip"]["quota"], counts["ip"]["remaining"], counts["ip"]["window"]) == (IP, IP, 0, WINDOW)
+    assert (shown["ban"]["policy"], shown["ban"]["level"]) == ("ip", 1)
+    assert shown["ban"]["since"] < shown["ban"]["until"]
 
     assert operator.call("DELETE", f"/bans/{path}").status_code == 204
     assert operator.get(f"/rate-limits/{path}")["banned_for"] == 0
@@ -488,6 +492,58 @@ def test_an_admin_lifts_the_ban_of_a_user(strict: AppServer, admin: Client, alic
     for resource in ("bans", "rate-limits"):
         assert operator.call("DELETE", f"/{resource}/user/{alice.user['id']}").status_code == 204
     assert calling(strict, alice).call("GET", "/auth/me").status_code == 200
+
+
+def test_running_bans_are_listed_page_by_page(strict: AppServer, admin: Client) -> None:
+    banned = {address_of(banned_address(strict)) for _ in range(2)}
+    operator = calling(strict, with_role(admin, "admin"))
+    first = operator.get("/bans?limit=1")
+    rest = operator.get(f"/bans?limit=100&cursor={first['next_cursor']}")
+    rows = [*first["data"], *rest["data"]]
+    assert rest["next_cursor"] is None
+    assert banned <= {row["id"] for row in rows}
+    assert set(rows[0]) == {"name", "type", "id", "policy", "level", "since", "until"}
+    assert_problem(operator.call("GET", "/bans?cursor=bogus"), 400, "invalid-cursor")
+
+
+def test_identifiers_in_paths_are_checked_and_ipv6_is_understood(strict: AppServer, admin: Client) -> None:
+    operator = calling(strict, with_role(admin, "admin"))
+    assert operator.get("/rate-limits/ip/2001:db8::7")["type"] == "ip"
+    assert operator.call("DELETE", "/rate-limits/ip/2001:db8::7").status_code == 204
+    assert operator.call("DELETE", "/bans/ip/::ffff:198.51.100.9").status_code == 204
+    for method, path in [
+        ("GET", "/rate-limits/ip/localhost"),
+        ("DELETE", "/rate-limits/user/a%20b"),
+        ("DELETE", f"/bans/api_key/{'k' * 129}"),
+    ]:
+        problem = assert_problem(operator.call(method, path), 422, "validation-failed")
+        assert problem["errors"][0]["field"] == "id"
+    assert_problem(calling(strict, with_role(admin, "admin")).call("GET", "/rate-limits/planet/mars"), 404, "not-found")
+
+
+def test_the_policies_are_listed(strict: AppServer, admin: Client) -> None:
+    told = calling(strict, with_role(admin, "admin")).get("/rate-limits")
+    assert {row["policy"]: row["quota"] for row in told["policies"]} == {
+        "ip": IP,
+        "user": USER,
+        "api_key": 1200,
+        "auth": AUTH,
+        "money": MONEY,
+    }
+
+
+def test_a_socket_counts_its_address_once_and_again_for_each_token_that_fails(strict: AppServer, admin: Client, alice: Client) -> None:
+    operator = calling(strict, with_role(admin, "admin"))
+
+    def used() -> int:
+        return int(operator.get("/rate-limits/ip/127.0.0.1")["policies"][0]["used"])
+
+    assert operator.call("DELETE", "/rate-limits/ip/127.0.0.1").status_code == 204
+    SocketClient.connected(strict.url, alice.token).close()
+    assert used() == 1
+    with pytest.raises(SocketRefused):
+        SocketClient.connected(strict.url, "garbage")
+    assert used() == 3
 
 
 def test_only_an_admin_lifts_and_clears(strict: AppServer, alice: Client, admin: Client) -> None:
@@ -511,7 +567,7 @@ def test_an_anonymous_client_cannot_get_a_user_banned(strict: AppServer, admin: 
         assert answers[-1] == 403
     operator = calling(strict, with_role(admin, "admin"))
     shown = operator.get(f"/rate-limits/user/{alice.user['id']}")
-    assert (shown["violations"], shown["banned_for"], [row["count"] for row in shown["policies"]]) == (0, 0, [0, 0])
+    assert (shown["violations"], shown["banned_for"], [row["used"] for row in shown["policies"]]) == (0, 0, [0, 0])
     assert calling(strict, alice).call("GET", "/auth/me").status_code == 200
 
 

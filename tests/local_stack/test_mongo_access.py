@@ -11,7 +11,7 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from tools.local_stack import LocalStack
-from utils.collections import apply_collections, load_collections
+from utils.collections import apply_collections, load_collections, plugin_database
 
 UNAUTHORIZED = 13
 LISTED = load_collections()
@@ -127,6 +127,30 @@ def test_admin_deletes_and_makes_indexes(admin: Db) -> None:
 
 def test_admin_has_no_other_database(admin: Db) -> None:
     assert refused(lambda: admin.client["other"]["things"].insert_one({}))
+
+
+def of_plugins(database: Db) -> Db:
+    return database.client[plugin_database(database.name)]
+
+
+def test_the_application_inserts_and_updates_what_plugins_bring_and_deletes_nothing(application: Db) -> None:
+    things = of_plugins(application)["shop_things"]
+    things.insert_one({"_id": "t1"})
+    things.update_one({"_id": "t1"}, {"$set": {"a": 1}})
+    assert things.find_one({"_id": "t1"}) == {"_id": "t1", "a": 1}
+    assert refused(lambda: things.delete_one({"_id": "t1"}))
+    assert refused(things.drop)
+
+
+def test_admin_deletes_and_indexes_what_plugins_bring(admin: Db) -> None:
+    things = of_plugins(admin)["shop_things"]
+    things.create_index("a", name="trial")
+    things.insert_one({"_id": "t2"})
+    assert things.delete_one({"_id": "t2"}).deleted_count == 1
+
+
+def test_analytics_sees_nothing_of_what_plugins_bring(analytics: Db) -> None:
+    assert refused(of_plugins(analytics)["shop_things"].find_one)
 
 
 def test_the_list_can_be_applied_again_by_admin(admin: Db) -> None:

@@ -106,6 +106,36 @@ def test_the_app_is_told_all_it_needs(start: Start, tmp_path: Path) -> None:
     assert (told["WORKERS"], told["ASYNC_MODE"]) == ("2", "eventlet")
 
 
+def flask(data_dir: Path, arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "-s", "flask", f"DATA_DIR={data_dir}", f"ARGS={arguments}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_make_flask_finds_the_servers_of_a_run(start: Start, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    run = start(VAULT="1")
+    run.wait_ready()
+    with urllib.request.urlopen(run.url) as answer:
+        told = json.load(answer)
+    shown = flask(data_dir, "settings --json")
+    assert shown.returncode == 0, shown.stderr
+    settings = json.loads(shown.stdout)
+    for key in ("MONGODB_URI", "REDIS_URL", "VAULT_ADDR", "SECRETS_DIR", "LOG_DIR"):
+        assert settings[key] == {"value": told[key], "origin": "environment"}
+    assert settings["JWT_SECRET"] == {"value": "********", "origin": "vault"}
+    addresses = data_dir / "stack.env"
+    assert addresses.stat().st_mode & 0o777 == 0o600
+    assert not [
+        each for each in (tmp_path / "secrets").iterdir() if len(each.read_text()) > 20 and each.read_text() in addresses.read_text()
+    ]
+    run.process.send_signal(signal.SIGTERM)
+    assert run.finish()[0] == 0
+    assert not addresses.exists()
+    refused = flask(data_dir, "settings")
+    assert refused.returncode != 0
+    assert "start it with make run" in refused.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everything_cleanly(start: Start, number: signal.Signals) -> None:
     run = start(VAULT="1")
@@ -193,5 +223,6 @@ def test_a_second_run_on_the_same_data_is_refused(start: Start, tmp_path: Path) 
     code, said = other.finish()
     assert code == 1
     assert "in use by another run" in said
+    assert (tmp_path / "data" / "stack.env").exists()
     with urllib.request.urlopen(run.url) as answer:
         assert answer.status == 200

@@ -22,6 +22,7 @@ class Managers:
     """What managers know of an AppManager: the settings, the error handler, and those of them that a test needs."""
 
     def __init__(self, environ: Mapping[str, str], *names: str) -> None:
+        self._environ = environ
         self.config = load_config(None, environ)
         self.error_handler = ErrorHandler()
         self.started: list[Manager] = []
@@ -37,6 +38,11 @@ class Managers:
         setattr(self, f"{manager.name}_manager", manager)
         self.started.append(manager)
         assert manager.initialize() is True
+
+    def reload(self, name: str) -> None:
+        """Read the settings again and have one manager take them over."""
+        self.config = load_config(None, self._environ)
+        getattr(self, f"{name}_manager").reload()
 
     def dispose(self) -> None:
         """In reverse, as the AppManager does."""

@@ -45,8 +45,9 @@ def kept_logging() -> Iterator[None]:
 
 
 @contextmanager
-def logging_to(folder: Path, form: str = "json", level: str = "INFO", console: str = "ERROR") -> Iterator[Logs]:
-    """Log to `folder` as the settings LOG_FORMAT, LOG_LEVEL and LOG_CONSOLE would have it."""
+def logging_to(folder: Path, form: str = "json", level: str = "INFO", console: str = "ERROR", **more: int) -> Iterator[Logs]:
+    """Log to `folder` as the settings LOG_FORMAT, LOG_LEVEL, LOG_CONSOLE and `more` would have it."""
     with kept_logging():
-        configure_logging({"LOG_DIR": str(folder), "LOG_FORMAT": form, "LOG_LEVEL": level, "LOG_CONSOLE": console})
+        own = {"LOG_DIR": str(folder), "LOG_FORMAT": form, "LOG_LEVEL": level, "LOG_CONSOLE": console}
+        configure_logging({"LOG_MAX_BYTES": 0, "LOG_BACKUPS": 1, **own, **more})
         yield Logs(folder)

@@ -28,6 +28,8 @@ def tick():
 threading.Thread(target=tick, daemon=True).start()
 assert green.run_native(lambda a, b: sleep(0.3) or a + b, 2, 3) == 5
 assert len(ticks) > 5, f'the loop stood still: {len(ticks)}'
+green.end_native()
+assert green.run_native(lambda: 7) == 7
 try:
     green.run_native(int, 'x')
 except ValueError:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +10,10 @@ from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from tools.error_handling.errors import AppError, MalformedRequest, Unprocessable
+from tools.error_handling.frequency import Frequencies
 from tools.logger.custom_logger import custom_log, log_exception
+from tools.logger.redaction import redact
 
-_TRACKED_SECONDS = 300
 _TRACEBACKS_PER_MINUTE = 10
 # A body may have thousands of wrong fields; the answer does not grow with it.
 _ERRORS_NAMED = 50
@@ -29,23 +29,35 @@ class Problem:
 
 
 class ErrorHandler:
-    """Turns exceptions into problems and keeps count of them; one instance a process."""
+    """Turns exceptions into problems and keeps count of them; one instance a process.
 
-    def __init__(self) -> None:
-        self._seen: dict[str, deque[float]] = {}
+    `counted` is told the code of each error that is answered (a metric).
+    """
+
+    def __init__(self, counted: Callable[[str], object] | None = None) -> None:
+        self._counted = counted
+        self._frequencies = Frequencies()
 
     def handle(self, error: BaseException, request_id: str) -> Problem:
         """The problem for `error`. What is not an AppError, a validation or an HTTP error is logged with its traceback."""
         problem = self._translate(error)
-        self._track(problem.document["code"])
+        code = problem.document["code"]
+        self._frequencies.add(code)
+        if self._counted is not None:
+            self._counted(code)
         if problem.status >= 500 and not isinstance(error, AppError):
-            self._log_unexpected(error, problem.document["code"], request_id)
-        return Problem(problem.status, {**problem.document, "request_id": request_id}, problem.headers)
+            self._log_unexpected(error, code, request_id)
+        # What is raised should hold nothing that a client may not see; where it does all the same, it ends here.
+        document = redact({**problem.document, "request_id": request_id})
+        return Problem(problem.status, document, problem.headers)
 
     def frequency(self, code: str) -> int:
         """How often `code` was answered in the last five minutes, by this process."""
-        self._forget_old(code)
-        return len(self._seen.get(code, ()))
+        return self._frequencies.of(code)
+
+    def frequent(self) -> dict[str, int]:
+        """The codes answered in the last five minutes by this process and how often, the most frequent first."""
+        return self._frequencies.all()
 
     def _translate(self, error: BaseException) -> Problem:
         if isinstance(error, AppError):
@@ -54,20 +66,9 @@ class ErrorHandler:
             return _from_http(error)
         return self._translate(AppError("Something went wrong on our side; the request id helps us to find it."))
 
-    def _track(self, code: str) -> None:
-        self._forget_old(code)
-        self._seen.setdefault(code, deque(maxlen=10_000)).append(time.monotonic())
-
-    def _forget_old(self, code: str) -> None:
-        seen = self._seen.get(code)
-        horizon = time.monotonic() - _TRACKED_SECONDS
-        while seen and seen[0] < horizon:
-            seen.popleft()
-
     def _log_unexpected(self, error: BaseException, code: str, request_id: str) -> None:
         # A fault that repeats on every request must not fill the disk with the same traceback.
-        recent = sum(1 for at in self._seen[code] if at > time.monotonic() - 60)
-        if recent <= _TRACEBACKS_PER_MINUTE:
+        if self._frequencies.of(code, seconds=60) <= _TRACEBACKS_PER_MINUTE:
             log_exception("unexpected error", error, request_id=request_id)
         else:
             custom_log("unexpected error", level="ERROR", error=type(error).__name__, request_id=request_id)

@@ -9,7 +9,7 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 from tools.local_stack.dev_secrets import SecretFiles
-from utils.collections import load_collections
+from utils.collections import load_collections, plugin_database
 
 # Error codes of MongoDB.
 USER_EXISTS = 51003
@@ -19,27 +19,29 @@ Document = dict[str, Any]
 
 
 def apply_access(client: MongoClient[Document], database: str, secrets: SecretFiles) -> None:
-    """Create or update roles (in `database`) and users (in `admin`, where drivers look for them by default)."""
+    """Create or update roles (in the database that they are for) and users (in `admin`, where drivers look for them by default)."""
     listed = load_collections()
-    _apply_roles(client[database], listed)
+    homes = {role: plugin_database(database) if definition.get("plugins") else database for role, definition in listed["roles"].items()}
+    for role, home in homes.items():
+        _apply_role(client[home], role, listed)
     for user in listed["users"]:
         access = {
             "pwd": secrets[user["password_secret"]],
-            "roles": [{"role": user["role"], "db": database}],
+            "roles": [{"role": role, "db": homes[role]} for role in user["roles"]],
             "mechanisms": ["SCRAM-SHA-256"],
         }
         _create_or_update(client["admin"], "User", secrets[user["name_secret"]], USER_EXISTS, **access)
 
 
-def _apply_roles(database: Database[Document], listed: Document) -> None:
-    for role, definition in listed["roles"].items():
-        privileges = [
-            {"resource": {"db": database.name, "collection": collection}, "actions": grant["actions"]}
-            for grant in definition["grants"]
-            for collection in _members(listed, grant["on"])
-        ]
-        inherited = [{"role": name, "db": database.name} for name in definition["inherits"]]
-        _create_or_update(database, "Role", role, ROLE_EXISTS, privileges=privileges, roles=inherited)
+def _apply_role(database: Database[Document], role: str, listed: Document) -> None:
+    definition = listed["roles"][role]
+    privileges = [
+        {"resource": {"db": database.name, "collection": collection}, "actions": grant["actions"]}
+        for grant in definition["grants"]
+        for collection in _members(listed, grant["on"])
+    ]
+    inherited = [{"role": name, "db": database.name} for name in definition["inherits"]]
+    _create_or_update(database, "Role", role, ROLE_EXISTS, privileges=privileges, roles=inherited)
 
 
 def _members(listed: Document, group: str) -> list[str]:

@@ -21,7 +21,11 @@ OLDEST = (2, 0)
 ROLE = POLICY = "credit-system"
 APP_PATH = "credit-system/app"
 LIFETIMES = {"token_ttl": "1h", "token_max_ttl": "24h"}
-POLICY_TEXT = 'path "secret/data/credit-system/*" { capabilities = ["read"] }'
+POLICY_TEXT = """
+path "secret/data/credit-system/*" { capabilities = ["read"] }
+# Leases that the application made are given back when it stops.
+path "sys/leases/revoke" { capabilities = ["update"] }
+"""
 
 
 class OpenBao(Server):

@@ -73,6 +73,11 @@ class LocalStack:
         return [server for server in (self.mongod, self.redis, self.openbao) if server]
 
     @property
+    def holds_folder(self) -> bool:
+        """Whether this stack, and no other one, uses its folder."""
+        return self._lock is not None
+
+    @property
     def environ(self) -> dict[str, str]:
         """What the application needs to find the servers; credentials are in the files of SECRETS_DIR only."""
         environ = {

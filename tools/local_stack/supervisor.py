@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,8 @@ APP_READY_SECONDS = 60.0
 APP_STOP_SECONDS = 6.0
 WATCH_SECONDS = 0.2
 TAIL_LINES = 15
+# In DATA_DIR, while it runs: where the servers are, for a shell (`make flask`).
+ADDRESSES = "stack.env"
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -34,6 +37,7 @@ class Supervisor:
         self._app_command = app_command
         self._app = Process("app", settings.log_dir.absolute() / "gunicorn.log", death_signal=signal.SIGTERM)
         self._stop_wished = False
+        self._addresses = settings.data_dir.absolute() / ADDRESSES
         self._stack = LocalStack(
             settings.data_dir,
             settings.secrets_dir,
@@ -81,13 +85,20 @@ class Supervisor:
     def _start_app(self) -> None:
         self._write(f"{self._app.name:<9} starting ... ")
         began = time.monotonic()
-        environ = {**os.environ, **self._settings.for_app(), **self._stack.environ}
-        self._app.start(self._app_command, environ, cwd=ROOT)
+        ours = {**self._settings.for_app(), **self._stack.environ}
+        self._write_addresses(ours)
+        self._app.start(self._app_command, {**os.environ, **ours}, cwd=ROOT)
         try:
             self._app.wait_until(self._app_is_ready, APP_READY_SECONDS)
         except ServerFailed as error:
             raise ServerFailed(f"{error}\n{self._app.tail(TAIL_LINES)}") from error
         self._write(f"ready {time.monotonic() - began:.1f} s\n")
+
+    def _write_addresses(self, environ: Mapping[str, str]) -> None:
+        """They hold no credentials; but an address that somebody has given us might."""
+        self._addresses.unlink(missing_ok=True)
+        with open(os.open(self._addresses, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.writelines(f"{name}={shlex.quote(value)}\n" for name, value in environ.items())
 
     def _app_is_ready(self) -> bool:
         self._stack.raise_if_one_ended()
@@ -111,6 +122,8 @@ class Supervisor:
         """The application first, so that requests in flight still find their servers."""
         _ignore_signals()
         self._app.stop(APP_STOP_SECONDS)
+        if self._stack.holds_folder:
+            self._addresses.unlink(missing_ok=True)
         self._stack.stop()
         self._write("stopped\n")
 

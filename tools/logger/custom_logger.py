@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import logging
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from traceback import format_tb
 from typing import Any
 
-from tools.logger.redaction import may_be_sensitive, redact
+from tools.logger.log_file import Console, LogFile
+from tools.logger.redaction import may_be_sensitive, redact, text_of
 from utils.clock import rfc3339
 
 _SERVER = logging.getLogger("credit.server")
 _GAME = logging.getLogger("credit.game_play")
 _FUNCTION = logging.getLogger("credit.function")
 _FILES = {_SERVER: "server.log", _GAME: "game_play.log", _FUNCTION: "function.log"}
-_DRIVERS = ("pymongo", "redis", "hvac", "requests")
+# Their texts hold what was to be stored, sent, or validated.
+_DRIVERS = ("pymongo", "bson", "redis", "hvac", "requests", "urllib3", "pydantic", "jwt", "cryptography")
+_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
 _CAUSES = 8
 _FIELDS, _LINE = "credit_fields", "credit_line"
 # What json leaves as it is and still ends a line somewhere, moves a terminal's cursor, or has no UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+# `json.dumps` with options makes an encoder for each call.
+_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
 
 
 class _Line(logging.Formatter):
@@ -47,14 +53,7 @@ class _Line(logging.Formatter):
         return line
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  the name is logging's
-        """A traceback and those of its causes; of a driver's error only the name, since its text may hold what was to be stored."""
-        parts: list[str] = []
-        error: BaseException | None = ei[1]
-        while error is not None and len(parts) < _CAUSES:
-            text = "" if type(error).__module__.startswith(_DRIVERS) else f": {error}"
-            parts.append("".join(format_tb(error.__traceback__)) + type(error).__qualname__ + text)
-            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        return "\ncaused by:\n".join(parts)
+        return traceback_of(ei[1])
 
     def render(self, record: logging.LogRecord, message: str, fields: dict[str, Any], traceback: str) -> str:
         raise NotImplementedError
@@ -67,7 +66,7 @@ class _JsonLine(_Line):
         line = {"timestamp": _time_of(record), "level": record.levelname, "logger": record.name, "message": message, **fields}
         if traceback:
             line["exception"] = traceback
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _encode(line)
 
 
 class _TextLine(_Line):
@@ -79,6 +78,16 @@ class _TextLine(_Line):
         return text.replace("\\", "\\\\").replace("\r", "\\r").replace("\n", "\\n")
 
 
+def traceback_of(error: BaseException | None) -> str:
+    """A traceback and those of its causes; of a driver's error only the name, since its text may hold what was to be stored."""
+    parts: list[str] = []
+    while error is not None and len(parts) < _CAUSES:
+        text = "" if type(error).__module__.startswith(_DRIVERS) else f": {text_of(error)}"
+        parts.append("".join(format_tb(error.__traceback__)) + type(error).__qualname__ + text)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\ncaused by:\n".join(parts)
+
+
 def _time_of(record: logging.LogRecord) -> str:
     return rfc3339(datetime.fromtimestamp(record.created, UTC))
 
@@ -86,29 +95,32 @@ def _time_of(record: logging.LogRecord) -> str:
 def configure_logging(config: Mapping[str, Any]) -> None:
     """Open the three log files and the console as the settings say. Calling it again replaces the handlers."""
     directory = Path(config["LOG_DIR"])
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o750, parents=True, exist_ok=True)
     formatter = _JsonLine if config["LOG_FORMAT"] == "json" else _TextLine
     for logger, file_name in _FILES.items():
         logger.setLevel(config["LOG_LEVEL"])
         logger.propagate = False
-        # Several workers append to the same file: WatchedFileHandler opens it for appending and follows a rotation.
-        handlers: list[logging.Handler] = [WatchedFileHandler(directory / file_name, encoding="utf-8")]
+        handlers: list[logging.Handler] = [LogFile(directory / file_name, config["LOG_MAX_BYTES"], config["LOG_BACKUPS"])]
         if logger is _SERVER:
-            console = logging.StreamHandler(sys.stderr)
+            console = Console()
             console.setLevel(config["LOG_CONSOLE"])
             handlers.append(console)
         for handler in handlers:
             handler.setFormatter(formatter())
         _replace_handlers(logger, handlers)
+    # What no line of ours shows, and what asking the green threads for it costs with every line.
+    logging.logThreads = logging.logMultiprocessing = False
     # What libraries have to say goes the same way, redacted like the rest.
     logging.getLogger().setLevel("WARNING")
+    # Its warnings repeat whole addresses, with what is in their paths and queries.
+    logging.getLogger("urllib3").setLevel("ERROR")
     _replace_handlers(logging.getLogger(), list(_SERVER.handlers))
 
 
 def _replace_handlers(logger: logging.Logger, handlers: list[logging.Handler]) -> None:
     for old in list(logger.handlers):
         logger.removeHandler(old)
-        if isinstance(old, WatchedFileHandler):
+        if isinstance(old, (LogFile, Console)):
             old.close()
     for handler in handlers:
         logger.addHandler(handler)
@@ -122,7 +134,8 @@ def custom_log(message: str, level: str = "INFO", **fields: Any) -> None:
 def log_request(fields: dict[str, Any]) -> None:
     """The one line a request; its fields are ours (no bodies, no headers), so they are not searched for names."""
     if _SERVER.isEnabledFor(logging.INFO):
-        _SERVER.info("request", extra={_FIELDS: fields})
+        # As `info` does it, but for the search through the stack for who logs: it is this line.
+        _SERVER.handle(_SERVER.makeRecord(_SERVER.name, logging.INFO, __file__, 0, "request", (), None, extra={_FIELDS: fields}))
 
 
 def log_exception(message: str, error: BaseException, **fields: Any) -> None:
@@ -147,26 +160,37 @@ def log_function(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
-        outcome = "raised"
+        outcome: dict[str, Any] = {"outcome": "returned"}
         try:
-            result = function(*args, **kwargs)
-            outcome = "returned"
-            return result
+            return function(*args, **kwargs)
+        except BaseException as error:
+            outcome = {"outcome": "raised", "error": type(error).__name__}
+            raise
         finally:
             elapsed = round((time.perf_counter() - started) * 1000, 3)
-            _emit(_FUNCTION, function.__qualname__, "INFO", {"outcome": outcome, "duration_ms": elapsed})
+            _emit(_FUNCTION, function.__qualname__, "INFO", {**outcome, "duration_ms": elapsed})
 
     return wrapper
 
 
-def log_game_event(event: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: a successful call of the function is an event of that name in game_play.log."""
+def log_game_event(event: str, *arguments: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: a successful call of the function is an event of that name in game_play.log.
+
+    `arguments`: the names of those of its parameters whose values are fields of the event; ValueError for one it does not have.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(function)
+        unknown = [name for name in arguments if name not in signature.parameters]
+        if unknown:
+            raise ValueError(f"{function.__qualname__} has no parameter {', '.join(unknown)}")
+
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             result = function(*args, **kwargs)
-            game_log(event)
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            _emit(_GAME, event, "INFO", {name: given.arguments[name] for name in arguments})
             return result
 
         return wrapper

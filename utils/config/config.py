@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("CONFIG_FILE", str, "", "Path of a TOML file with settings; empty: none.", bootstrap=True),
     Setting("SECRETS_DIR", str, "/secrets", "Directory with one file for each secret.", bootstrap=True),
     Setting("VAULT_ADDR", str, "", "Address of Vault or OpenBao; empty: secrets come from files.", bootstrap=True),
-    Setting("VAULT_MOUNT", str, "secret", "Mount point of the KV version 2 engine.", bootstrap=True),
+    Setting("VAULT_MOUNT", str, "secret", "Mount point of the KV engine.", bootstrap=True),
+    Setting("VAULT_KV_VERSION", str, "auto", "Version of that engine; auto: ask it.", bootstrap=True, choices=("auto", "1", "2")),
     Setting("VAULT_PATH", str, "credit-system", "Path under which our secrets lie; the settings are in its `app`.", bootstrap=True),
     Setting("VAULT_TIMEOUT", float, 2.0, "Seconds one call to Vault may take.", bootstrap=True, minimum=0.1),
+    Setting("VAULT_CACHE_TTL", float, 300.0, "Seconds after which a secret is read again, in the background.", bootstrap=True, minimum=0.1),
+    Setting("VAULT_MAX_AGE", float, 3600.0, "Seconds for which the last good secrets do while Vault is away.", bootstrap=True, minimum=1.0),
+    Setting("VAULT_HANDOVER_FD", int, 0, "Set by gunicorn.conf.py: where its processes share a log-in.", bootstrap=True, minimum=0),
     _secret("VAULT_ROLE_ID", "Role id of our AppRole; needed with VAULT_ADDR.", required=False, bootstrap=True),
-    _secret("VAULT_SECRET_ID", "Secret id of our AppRole; needed with VAULT_ADDR.", required=False, bootstrap=True),
+    _secret("VAULT_SECRET_ID", "Secret id of our AppRole; needed with VAULT_ADDR, unless wrapped.", required=False, bootstrap=True),
+    _secret("VAULT_WRAPPED_SECRET_ID", "Response-wrapping token that holds the secret id.", required=False, bootstrap=True),
+    Setting("SETTINGS_REFRESH", float, 30.0, "Seconds between looks for changes in Vault and secret files; 0: never.", minimum=0.0),
     # The server.
     Setting("HOST", str, "127.0.0.1", "Address to listen on."),
     Setting("PORT", int, 5000, "Port to listen on.", minimum=1, maximum=65535),
@@ -120,17 +127,36 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("CORS_ORIGINS", tuple, (), "Origins that browsers may call us from, exact; empty: same origin only."),
     Setting("MAX_BODY_BYTES", int, 1_048_576, "Largest request body that is read.", minimum=1024),
     Setting("REQUEST_TIMEOUT", float, 4.0, "Seconds a request may take before it is answered 503.", minimum=0.5),
-    Setting("PLUGINS", tuple, ("main_plugin",), "Plugins to start, by their key in the registry."),
+    Setting("PLUGINS", tuple, ("main_plugin",), "Plugins to start, by key; the boot goes on without one that is marked like `?this`."),
     # Logs.
     Setting("LOG_DIR", str, "logs", "Directory of server.log, game_play.log and function.log."),
     Setting("LOG_LEVEL", str, "INFO", "Least severe level that is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR")),
     Setting("LOG_FORMAT", str, "json", "Form of a log line.", choices=("json", "text")),
     Setting("LOG_CONSOLE", str, "INFO", "Least severe level on the console.", choices=("DEBUG", "INFO", "WARNING", "ERROR")),
+    Setting("LOG_MAX_BYTES", int, 104_857_600, "Size at which a log file is rotated; 0: never, something else does it.", minimum=0),
+    Setting("LOG_BACKUPS", int, 5, "Rotated log files that are kept of each.", minimum=1),
+    # External services.
+    Setting("SERVICES", tuple, (), "External services as name=url; several entries of one name are its addresses."),
+    Setting("SERVICES_PRIVATE", tuple, (), "Names of those that may be in our own network (loopback, 10.0.0.0/8, ...)."),
+    Setting("SERVICE_TIMEOUT", float, 2.0, "Seconds one attempt to call a service may take.", minimum=0.05),
+    Setting("SERVICE_BALANCE", str, "round_robin", "Which address is asked next.", choices=("round_robin", "least_pending")),
+    Setting("SERVICE_PROBE", bool, False, "Whether each address is asked for its health at every upkeep."),
+    Setting("SERVICE_UPKEEP_SECONDS", float, 30.0, "Seconds after which the services' names are resolved anew.", minimum=1.0),
     # MongoDB.
     Setting("MONGODB_URI", str, "mongodb://127.0.0.1:27017/?replicaSet=rs0", "Replica set to use, without credentials."),
     Setting("MONGODB_DATABASE", str, "credit_system", "Name of the database."),
     Setting("MONGODB_POOL_SIZE", int, 32, "Connections of one worker's read-write pool.", minimum=2),
     Setting("MONGODB_TIMEOUT", float, 2.0, "Seconds to find a server or to open a connection.", minimum=0.1),
+    Setting("MONGODB_CONNECT_SECONDS", float, 3.0, "Seconds the boot waits for a MongoDB that is not there yet.", minimum=0.0),
+    Setting("MONGODB_SLOW_MS", int, 200, "Milliseconds from which on a command is logged as slow.", minimum=1),
+    Setting("AUDIT_SEAL_SECONDS", float, 5.0, "Seconds between two rounds of sealing the audit log.", minimum=0.05),
+    Setting(
+        "AUDIT_SEAL_DELAY",
+        float,
+        100.0,
+        "Seconds before a row of the audit log is sealed; above 1.5 times MongoDB's transactionLifetimeLimitSeconds.",
+        minimum=0.0,
+    ),
     _secret("MONGODB_USER", "Read-write user."),
     _secret("MONGODB_PASSWORD", "Password of the read-write user."),
     _secret("MONGODB_ANALYTICS_USER", "Read-only user."),
@@ -144,7 +170,8 @@ SETTINGS: tuple[Setting, ...] = (
     _secret("REDIS_PASSWORD", "Password of Redis."),
     _secret("REDIS_ENCRYPTION_KEY", "Key material for what is stored in Redis.", min_length=32),
     # Tokens, passwords, encryption.
-    _secret("JWT_SECRET", "Key material for access and refresh tokens.", min_length=32),
+    _secret("JWT_SECRET", "Key material for access and refresh tokens; one key a line, newest first.", min_length=32),
+    Setting("JWT_ALGORITHM", str, "HS256", "Signature of new tokens; those of either kind are verified.", choices=("HS256", "EdDSA")),
     Setting("JWT_ISSUER", str, "credit-system", "The `iss` of our tokens."),
     Setting("JWT_AUDIENCE", str, "credit-system", "The `aud` of our tokens."),
     Setting("JWT_ACCESS_TTL", int, 900, "Seconds an access token lives.", minimum=1),
@@ -156,20 +183,25 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ARGON2_QUEUE", int, 32, "Password hashes that may wait in one worker; more are answered 503.", minimum=1),
     _secret("ADMIN_EMAIL", "E-mail of the first admin, made at start while there is none.", required=False),
     _secret("ADMIN_PASSWORD", "Password of the first admin.", min_length=12, required=False),
-    # Rate limits: requests/seconds.
+    # Rate limits: [fixed:|sliding:|bucket:]requests/seconds[:burst].
     Setting("RATE_LIMIT_SCALE", float, 1.0, "Multiplies every limit.", minimum=0.001),
-    Setting("RATE_LIMIT_IP", str, "1200/60", "All requests of one address."),
-    Setting("RATE_LIMIT_USER", str, "600/60", "All requests of one user."),
-    Setting("RATE_LIMIT_AUTH", str, "30/60", "Log-ins, registrations and refreshes of one address."),
-    Setting("RATE_LIMIT_MONEY", str, "300/60", "Money verbs of one user."),
+    Setting("RATE_LIMIT_IP", str, "fixed:1200/60", "All requests of one address (IPv6: of one /64)."),
+    Setting("RATE_LIMIT_USER", str, "fixed:600/60", "All requests of one user."),
+    Setting("RATE_LIMIT_API_KEY", str, "fixed:1200/60", "All requests with one API key."),
+    Setting("RATE_LIMIT_AUTH", str, "sliding:30/60", "Log-ins, registrations and refreshes of one address."),
+    Setting("RATE_LIMIT_MONEY", str, "bucket:300/60", "Money verbs of one user (or API key)."),
+    Setting("RATE_LIMIT_SHADOW", tuple, (), "Policies that only count and refuse nothing; `all`: every one, and the bans."),
+    Setting("RATE_LIMIT_ALLOW", tuple, (), "Addresses and networks (CIDR) that are not limited or banned as addresses."),
     Setting("RATE_LIMIT_DEGRADED_SHARE", float, 0.1, "Share of a limit that one worker grants while Redis is away.", minimum=0.0),
-    Setting("BAN_THRESHOLD", int, 20, "Violations that lead to a ban.", minimum=1),
-    Setting("VIOLATION_TTL", int, 600, "Seconds after which violations are forgotten.", minimum=1),
+    Setting("BAN_THRESHOLD", int, 20, "Violations at a time that are tolerated; one more leads to a ban.", minimum=1),
+    Setting("VIOLATION_SECONDS", int, 30, "Seconds in which one violation is forgiven.", minimum=1),
     Setting("BAN_SECONDS", int, 60, "Length of the first ban; each further one is twice as long.", minimum=1),
-    Setting("BAN_MAX_SECONDS", int, 86_400, "Longest ban.", minimum=1),
+    Setting("BAN_MAX_SECONDS", int, 86_400, "Longest ban; after as long again one of the bans is forgotten.", minimum=1),
     # Ledger.
     Setting("LEDGER_BATCH_MAX", int, 256, "Money verbs that one commit carries at the most.", minimum=1),
     Setting("LEDGER_QUEUE_MAX", int, 2048, "Money verbs that may wait in one worker; more are answered 503.", minimum=1),
+    # Hooks.
+    Setting("HOOK_QUEUE_MAX", int, 1000, "Asynchronous notices that may wait in one worker; more are dropped and counted.", minimum=1),
     # Socket.IO.
     Setting("SOCKET_MAX_BYTES", int, 65_536, "Largest message a socket may send.", minimum=1024),
     Setting("SOCKET_EVENTS_PER_SECOND", int, 20, "Events one socket may send a second (bursts of twice that).", minimum=1),
@@ -189,8 +221,11 @@ class Value:
 class Config(Mapping[str, Any]):
     """All settings, resolved; read as `config["PORT"]`. A key that is not declared raises KeyError."""
 
-    def __init__(self, values: Mapping[str, Value]) -> None:
+    def __init__(self, values: Mapping[str, Value], declared: Iterable[Setting] = ()) -> None:
+        """`declared`: settings of plugins, on top of our own."""
         self._values = dict(values)
+        self._declared = tuple(declared)
+        self._secret = {setting.key for setting in (*SETTINGS, *self._declared) if setting.secret}
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key].value
@@ -207,13 +242,23 @@ class Config(Mapping[str, Any]):
     def origin(self, key: str) -> str:
         return self._values[key].origin
 
+    def with_changes(self, fresh: Config, keys: Iterable[str]) -> Config:
+        """A copy that has the values of `keys` from `fresh`."""
+        return Config({**self._values, **{key: Value(fresh[key], fresh.origin(key)) for key in keys}}, self._declared)
+
     def rows(self) -> list[dict[str, str]]:
         """`{key, value, origin}` of every setting, for people: secrets are masked, and one that is not there is empty."""
-        return [{"key": key, "value": _masked(key, entry.value), "origin": entry.origin} for key, entry in self._values.items()]
+        return [{"key": key, "value": self._masked(key), "origin": entry.origin} for key, entry in self._values.items()]
 
     def describe(self) -> list[str]:
         """One line for each setting that is not at its default: key, value (secrets masked) and source."""
         return [f"{row['key']} = {row['value']} ({row['origin']})" for row in self.rows() if row["origin"] != "default"]
+
+    def _masked(self, key: str) -> str:
+        value = self[key]
+        if value is None:
+            return ""
+        return MASK if key in self._secret else _shown(value)
 
 
 def quiet_environment() -> dict[str, str]:
@@ -229,24 +274,73 @@ def load_bootstrap(environ: Mapping[str, str] = os.environ) -> Config:
         secrets_dir = found["SECRETS_DIR"].value if "SECRETS_DIR" in found else ""
         found[setting.key] = _resolve(setting, {}, file_values, secrets_dir, environ)
     if found["VAULT_ADDR"].value:
-        _refuse_missing(found, ("VAULT_ROLE_ID", "VAULT_SECRET_ID"))
+        _refuse_bad_log_in(found)
     return Config(found)
 
 
-def load_config(vault: Mapping[str, str] | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+def survey(
+    vault: Mapping[str, str] | None = None, environ: Mapping[str, str] = os.environ, *, more: Sequence[Setting] = ()
+) -> tuple[Config, list[str]]:
+    """As `load_config`, for people: every setting that can be resolved, and one line for each thing that is wrong."""
+    wrong: list[str] = []
+
+    def noted(load: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return load()
+        except ConfigError as error:
+            wrong.append(str(error))
+            return otherwise
+
+    file_values = noted(lambda: _config_file(environ), {})
+    found: dict[str, Value] = {}
+    for setting in (*SETTINGS, *more):
+        held = {} if setting.bootstrap or vault is None else vault
+        secrets_dir = found["SECRETS_DIR"].value if "SECRETS_DIR" in found else ""
+        resolve = partial(_resolve, setting, held, file_values, secrets_dir, environ)
+        found[setting.key] = noted(resolve, Value(None, "unusable"))
+    needed = [setting for setting in (*SETTINGS, *more) if setting.secret and setting.required]
+    noted(lambda: _refuse_missing(found, [setting for setting in needed if found[setting.key].origin != "unusable"]), None)
+    if found["VAULT_ADDR"].value:
+        noted(lambda: _refuse_bad_log_in(found), None)
+    return Config(found, more), wrong
+
+
+def load_config(
+    vault: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    more: Sequence[Setting] = (),
+    left_out: Sequence[str] = (),
+) -> Config:
     """Second pass: every setting, in the order Vault, files, environment, default.
 
-    `vault`: what Vault holds for us, keys in lower case. Raises ConfigError that names a missing or unusable setting.
+    `vault`: what Vault holds for us, keys in lower case. `more`: what plugins declare; `left_out`: how keys begin that
+    the config file may hold although nobody declares them now. Raises ConfigError that names a missing or unusable setting.
     """
     bootstrap = load_bootstrap(environ)
+    file_values, declared = _config_file(environ), {**BY_KEY, **{setting.key: setting for setting in more}}
+    _refuse_secrets(file_values, declared)
+    _refuse_unknown(file_values, declared, tuple(left_out))
+    settings = [setting for setting in (*SETTINGS, *more) if not setting.bootstrap]
+    found = _resolve_all(settings, vault or {}, environ, bootstrap["SECRETS_DIR"])
+    return Config({**{key: Value(bootstrap[key], bootstrap.origin(key)) for key in bootstrap}, **found}, more)
+
+
+def load_one(key: str, vault: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> Any:
+    """One of our own settings, for what has to be known before all of them can be."""
+    return _resolve_all([BY_KEY[key]], vault, environ, load_bootstrap(environ)["SECRETS_DIR"])[key].value
+
+
+def check_settings(settings: Sequence[Setting], vault: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> None:
+    """Raises ConfigError for what is missing or unusable among `settings`."""
+    _resolve_all(settings, vault, environ, load_bootstrap(environ)["SECRETS_DIR"])
+
+
+def _resolve_all(settings: Sequence[Setting], vault: Mapping[str, str], environ: Mapping[str, str], secrets_dir: str) -> dict[str, Value]:
     file_values = _config_file(environ)
-    found = {
-        setting.key: _resolve(setting, vault or {}, file_values, bootstrap["SECRETS_DIR"], environ)
-        for setting in SETTINGS
-        if not setting.bootstrap
-    }
-    _refuse_missing(found, (key for key in found if BY_KEY[key].secret and BY_KEY[key].required))
-    return Config({**{key: Value(bootstrap[key], bootstrap.origin(key)) for key in bootstrap}, **found})
+    found = {setting.key: _resolve(setting, vault, file_values, secrets_dir, environ) for setting in settings}
+    _refuse_missing(found, [setting for setting in settings if setting.secret and setting.required])
+    return found
 
 
 def load_plain(environ: Mapping[str, str] = os.environ) -> Config:
@@ -283,8 +377,15 @@ def _read_secret(setting: Setting, secrets_dir: str) -> str | None:
         raise ConfigError(f"secret {setting.file_name}: cannot read {path} ({type(error).__name__})") from error
 
 
-def _refuse_missing(found: Mapping[str, Value], keys: Iterable[str]) -> None:
-    missing = [BY_KEY[key].file_name for key in keys if found[key].value is None]
+def _refuse_bad_log_in(found: Mapping[str, Value]) -> None:
+    secret_ids = [key for key in ("VAULT_SECRET_ID", "VAULT_WRAPPED_SECRET_ID") if found[key].value is not None]
+    if len(secret_ids) > 1:
+        raise ConfigError("secrets vault_secret_id and vault_wrapped_secret_id: only one of them may be there")
+    _refuse_missing(found, [BY_KEY[key] for key in ("VAULT_ROLE_ID", *(secret_ids or ["VAULT_SECRET_ID"]))])
+
+
+def _refuse_missing(found: Mapping[str, Value], needed: Iterable[Setting]) -> None:
+    missing = [setting.file_name for setting in needed if found[setting.key].value is None]
     if missing:
         raise ConfigError(f"missing secret {', '.join(missing)}: put each into a file of that name in SECRETS_DIR, or into Vault")
 
@@ -298,21 +399,22 @@ def _config_file(environ: Mapping[str, str]) -> dict[str, Any]:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"CONFIG_FILE: cannot read {path} ({type(error).__name__})") from error
-    unknown = sorted(key for key in values if key not in BY_KEY)
-    if unknown:
-        raise ConfigError(f"CONFIG_FILE: unknown setting {', '.join(unknown)}")
     if "CONFIG_FILE" in values:
         raise ConfigError("CONFIG_FILE: a config file cannot name another one")
-    secret = sorted(key for key in values if BY_KEY[key].secret)
-    if secret:
-        raise ConfigError(f"CONFIG_FILE: {', '.join(secret)} is a secret, and belongs into a file of its own")
+    _refuse_secrets(values, BY_KEY)
     return values
 
 
-def _masked(key: str, value: Any) -> str:
-    if value is None:
-        return ""
-    return MASK if BY_KEY[key].secret else _shown(value)
+def _refuse_secrets(values: Mapping[str, Any], declared: Mapping[str, Setting]) -> None:
+    secret = sorted(key for key in values if key in declared and declared[key].secret)
+    if secret:
+        raise ConfigError(f"CONFIG_FILE: {', '.join(secret)} is a secret, and belongs into a file of its own")
+
+
+def _refuse_unknown(values: Mapping[str, Any], declared: Mapping[str, Setting], left_out: tuple[str, ...]) -> None:
+    unknown = sorted(key for key in values if key not in declared and not key.startswith(left_out))
+    if unknown:
+        raise ConfigError(f"CONFIG_FILE: unknown setting {', '.join(unknown)}")
 
 
 def _shown(value: Any) -> str:

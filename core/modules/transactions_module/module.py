@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.modules.base_module import BaseModule
@@ -39,7 +40,7 @@ class TransactionsModule(BaseModule):
             queue_max=config["LEDGER_QUEUE_MAX"],
             commit_seconds=_COMMIT_SHARE * config["REQUEST_TIMEOUT"],
         )
-        pager = Pager(app_manager.encryption_manager.derive_key("cursor"))
+        pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))
         self.service = TransactionService(self.engine, repository, wallets.service, self._find_users, pager)
         wallets.service.show_as(self._bring_up_to_date)
         self._routes = transaction_routes(self.service)

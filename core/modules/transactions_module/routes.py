@@ -28,6 +28,7 @@ from core.web.models import Body, PageQuery
 from core.web.routing import EVERYONE, ISSUERS, WRITERS, Answer, Call, Route
 from tools.error_handling.errors import StoredProblem
 
+_READ, _MONEY = "wallets:read", "money"
 REPLAYED = {"Idempotency-Replayed": "true"}
 
 
@@ -60,23 +61,23 @@ def transaction_routes(service: TransactionService) -> tuple[Route, ...]:
         return Answer(service.transaction(call.caller, call.params["id"]))
 
     def verb(path: str, handler: Callable[[Call], Verdict], roles: frozenset[str], summary: str, body: type[Body]) -> Route:
-        return Route("POST", path, money(handler), roles, summary, body, MoneyQuery, limit="money", idempotent=True)
+        return Route("POST", path, money(handler), roles, summary, body, MoneyQuery, limit="money", scope=_MONEY, idempotent=True)
 
     return (
-        Route("GET", "/wallets/{id}/balance", balance, EVERYONE, "A wallet's balance, now or at a time", query=BalanceQuery),
-        Route("GET", "/wallets/{id}/transactions", history, EVERYONE, "A wallet's history", query=HistoryQuery),
-        Route("GET", "/wallets/{id}/grants", grants, EVERYONE, "A wallet's grants and what is left of them", query=PageQuery),
+        Route("GET", "/wallets/{id}/balance", balance, EVERYONE, "A wallet's balance, now or at a time", query=BalanceQuery, scope=_READ),
+        Route("GET", "/wallets/{id}/transactions", history, EVERYONE, "A wallet's history", query=HistoryQuery, scope=_READ),
+        Route("GET", "/wallets/{id}/grants", grants, EVERYONE, "A wallet's grants and what is left of them", query=PageQuery, scope=_READ),
         verb("/wallets/{id}/grants", service.grant, ISSUERS, "Grant credits", GrantBody),
         verb("/wallets/{id}/grants/{gid}/void", service.void_grant, ISSUERS, "Take back what is left of a grant", NoBody),
         verb("/wallets/{id}/debits", service.debit, WRITERS, "Spend credits", DebitBody),
         verb("/transfers", service.transfer, WRITERS, "Move credits to another wallet", TransferBody),
         verb("/wallets/{id}/holds", service.hold, WRITERS, "Reserve credits", HoldBody),
-        Route("GET", "/holds", holds, EVERYONE, "The caller's holds", query=HoldsQuery),
-        Route("GET", "/holds/{id}", hold, EVERYONE, "A hold"),
+        Route("GET", "/holds", holds, EVERYONE, "The caller's holds", query=HoldsQuery, scope=_READ),
+        Route("GET", "/holds/{id}", hold, EVERYONE, "A hold", scope=_READ),
         verb("/holds/{id}/capture", service.capture, WRITERS, "Pay out of a hold", CaptureBody),
         verb("/holds/{id}/release", service.release, WRITERS, "Give back what a hold reserves", NoBody),
         verb("/holds/{id}/adjust", service.adjust, WRITERS, "Change a hold's amount or its end", AdjustBody),
-        Route("GET", "/transactions/{id}", transaction, EVERYONE, "A transaction"),
+        Route("GET", "/transactions/{id}", transaction, EVERYONE, "A transaction", scope=_READ),
         verb("/transactions/{id}/reversals", service.reverse, WRITERS, "Take a transaction back, or a part of it", ReversalBody),
         verb("/batches", service.batch, WRITERS, "Several verbs in one request", BatchBody),
     )

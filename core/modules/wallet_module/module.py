@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.contracts import Kind
@@ -28,7 +29,8 @@ class WalletModule(BaseModule):
     def initialize(self, app_manager: AppManager) -> bool:
         self._services = app_manager.services_manager
         self.repository = WalletRepository(app_manager.database_manager)
-        self.service = WalletService(self.repository, Pager(app_manager.encryption_manager.derive_key("cursor")), self._user_exists)
+        pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))
+        self.service = WalletService(self.repository, pager, self._user_exists)
         self._routes = wallet_routes(self.service)
         # A gate, and inside the transaction that makes the user: there is never one without a wallet.
         app_manager.hooks_manager.declare_hook("user_created", Kind.GATE)

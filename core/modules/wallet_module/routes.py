@@ -9,6 +9,8 @@ from core.modules.wallet_module.service import WalletService
 from core.web.routing import EVERYONE, WRITERS, Answer, Call, Route
 from tools.error_handling.errors import MalformedRequest
 
+_READ, _WRITE = "wallets:read", "wallets:write"
+
 
 def wallet_routes(service: WalletService) -> tuple[Route, ...]:
     """The module's routes, with handlers that call `service`."""
@@ -26,10 +28,10 @@ def wallet_routes(service: WalletService) -> tuple[Route, ...]:
         return _answer(service.change(call.caller, call.params["id"], call.body, _version(call.if_match)))
 
     return (
-        Route("GET", "/wallets", index, EVERYONE, "The caller's wallets", query=WalletsQuery),
-        Route("POST", "/wallets", create, WRITERS, "Open a wallet", body=WalletBody),
-        Route("GET", "/wallets/{id}", show, EVERYONE, "A wallet and its balance"),
-        Route("PATCH", "/wallets/{id}", change, WRITERS, "Change a wallet's status, credit limit or metadata", body=WalletPatch),
+        Route("GET", "/wallets", index, EVERYONE, "The caller's wallets", query=WalletsQuery, scope=_READ),
+        Route("POST", "/wallets", create, WRITERS, "Open a wallet", body=WalletBody, scope=_WRITE),
+        Route("GET", "/wallets/{id}", show, EVERYONE, "A wallet and its balance", scope=_READ),
+        Route("PATCH", "/wallets/{id}", change, WRITERS, "Change a wallet's status, credit limit or metadata", WalletPatch, scope=_WRITE),
     )
 
 

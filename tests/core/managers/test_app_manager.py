@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from flask import Flask
+from flask import Flask, render_template
 
 from core.managers import app_manager as app_manager_module
 from core.managers.app_manager import BOOT_ORDER, AppManager
@@ -17,7 +18,10 @@ from core.managers.base import BootError, Manager
 from tests.core.conftest import Factory
 from tests.support.in_process import booted
 from tests.support.logs import kept_logging
-from tools.error_handling.errors import Unavailable
+from tests.support.plugins import Installer, plugin
+from tests.support.polling import eventually
+from tools.error_handling.errors import Forbidden, Unavailable
+from utils.config.config import Setting
 
 
 def test_the_order_of_the_boot_is_the_one_of_the_design() -> None:
@@ -84,8 +88,11 @@ def boot(environment: None, log: list[str], monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(app_manager_module.AppManager, "_mount", lambda self, app: None)
         manager = AppManager()
         manager.vault_manager.settings = dict  # type: ignore[method-assign]
-        # What the AppManager itself asks of one of them.
+        # What the AppManager itself asks of some of them.
         manager.module_manager.all_modules = list  # type: ignore[method-assign,assignment]
+        manager.plugin_manager.prepare = manager.module_manager.prepare = lambda: None  # type: ignore[method-assign]
+        manager.hooks_manager.trigger = lambda name: []  # type: ignore[method-assign,assignment,misc]
+        manager.hooks_manager.announce_stop = lambda: None  # type: ignore[method-assign]
         return manager
 
     return boot
@@ -124,6 +131,35 @@ def test_the_failure_names_its_stage_in_one_line_without_a_strangers_words(start
     with pytest.raises(BootError) as failure:
         boot(redis=fake("redis", start=start)).initialize()
     assert str(failure.value) == message
+
+
+# Settings of plugins
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed plugin with a setting."""
+    Installer(tmp_path, monkeypatch).install("shop", plugin("shop", SETTINGS=(Setting("SHOP_SIZE", int, 3, "The size."),)))
+
+
+def test_plugins_settings_are_settings(shop: None, boot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUGINS", "main_plugin,shop")
+    manager = boot()
+    manager.vault_manager.settings = lambda: {"shop_size": "7"}
+    manager.initialize()
+    assert (manager.config["SHOP_SIZE"], manager.config.origin("SHOP_SIZE")) == (7, "vault")
+
+
+def test_a_bad_setting_of_a_plugin_stops_the_boot_unless_it_is_optional(shop: None, boot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_SIZE", "large")
+    monkeypatch.setenv("PLUGINS", "main_plugin,shop")
+    with pytest.raises(BootError, match=r"^plugin shop: SHOP_SIZE: expected integer$"):
+        boot().initialize()
+    monkeypatch.setenv("PLUGINS", "main_plugin,?shop")
+    manager = boot()
+    manager.initialize()
+    assert manager.plugins["shop"].error == "ConfigError"
+    assert "SHOP_SIZE" not in manager.config
 
 
 def test_the_cause_of_a_failure_is_chained(boot: Any) -> None:
@@ -214,6 +250,67 @@ def test_readiness_follows_what_no_request_can_do_without(boot: Any) -> None:
     assert manager.readiness()["status"] == "draining"
 
 
+@pytest.mark.parametrize(("state", "ready"), [("healthy", True), ("degraded", True), ("unhealthy", False)])
+def test_readiness_asks_vault_where_it_is_in_use(state: str, ready: bool, boot: Any) -> None:
+    class InUse(Fake):
+        def check(self) -> tuple[str, dict[str, Any]]:
+            return state, {"enabled": True}
+
+    manager = boot(vault=type("vault", (InUse,), {"name": "vault"}))
+    manager.initialize()
+    readiness = manager.readiness()
+    assert readiness["status"] == ("ready" if ready else "unavailable")
+    assert readiness["checks"] == {"database": "healthy", "redis": "healthy", "vault": state}
+
+
+def test_readiness_does_not_ask_a_vault_that_is_not_in_use(boot: Any) -> None:
+    manager = boot()
+    manager.initialize()
+    assert set(manager.readiness()["checks"]) == {"database", "redis"}
+
+
+def test_every_manager_says_whether_it_is_critical_and_when_it_was_asked(boot: Any) -> None:
+    manager = boot(redis=fake("redis", critical=False, state=RuntimeError("canary")))
+    manager.initialize()
+    answers = manager.health()["managers"]
+    assert {name for name, answer in answers.items() if not answer["critical"]} == {"redis"}
+    assert all(answer["last_check"].endswith("Z") for answer in answers.values())
+
+
+def test_health_is_asked_anew_after_a_few_seconds_only(boot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = boot()
+    manager.initialize()
+    assert manager.health() is manager.health()
+    monkeypatch.setattr(app_manager_module, "_HEALTH_CACHE_SECONDS", 0.0)
+    assert manager.health() is not manager.health()
+
+
+def test_a_manager_whose_check_hangs_does_not_hang_health(boot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    class Hanging(Fake):
+        def check(self) -> tuple[str, dict[str, Any]]:
+            release.wait(30)
+            return "healthy", {}
+
+    monkeypatch.setattr(app_manager_module, "_HEALTH_CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(app_manager_module, "_HEALTH_CACHE_SECONDS", 0.0)
+    manager = boot(redis=type("redis", (Hanging,), {"name": "redis"}))
+    manager.initialize()
+    try:
+        for _ in range(3):
+            report = manager.health()
+        answer = report["managers"]["redis"]
+        assert (answer["status"], answer["error"], answer["critical"]) == ("unhealthy", "timeout", True)
+        assert report["status"] == "unhealthy"
+        assert report["managers"]["database"]["status"] == "healthy"
+        assert len([thread for thread in threading.enumerate() if thread.name == "health-redis"]) == 1
+    finally:
+        release.set()
+    eventually(lambda: manager.health()["managers"]["redis"]["status"] == "healthy", 5)
+    manager.dispose()
+
+
 def test_one_that_has_ended_is_neither_healthy_nor_ready(boot: Any) -> None:
     manager = boot()
     manager.initialize()
@@ -274,10 +371,118 @@ def test_a_hook_of_a_request_is_triggered_through_the_app_manager(application: A
     assert application.trigger_hook("session_revoked", []) == application.trigger_hook("session_revoked", [])
 
 
+class Noted(Manager):
+    """Notes what it has taken over."""
+
+    name = "noted"
+    live_settings = frozenset({"JWT_SECRET"})
+    has: str = ""
+
+    def initialize(self) -> bool:
+        self.has = self.app_manager.config["JWT_SECRET"]
+        self.initialized = True
+        return True
+
+    def reload(self) -> None:
+        self.initialize()
+
+    def dispose(self) -> None:
+        """Nothing to release."""
+
+
+def test_a_rotated_secret_reaches_its_manager_without_a_restart(
+    environ: dict[str, str], copied_secrets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_manager_module, "BOOT_ORDER", (*BOOT_ORDER, Noted))
+    with booted({**environ, "SECRETS_DIR": str(copied_secrets)}, tmp_path, SETTINGS_REFRESH=0.1) as manager:
+        noted: Noted = manager.noted_manager  # type: ignore[attr-defined]
+        (copied_secrets / "jwt_secret").write_text("short")
+        (copied_secrets / "jwt_secret").write_text("rotated " * 8)
+        eventually(lambda: noted.has == ("rotated " * 8).strip() == manager.config["JWT_SECRET"], 5)
+        assert manager.health()["status"] == "healthy"
+
+
+def test_templates_of_a_registered_directory_are_found(application: AppManager, tmp_path: Path) -> None:
+    assert application.app is not None
+    (tmp_path / "late.html").write_text("found {{ what }}")
+    application.register_template_dir(tmp_path)
+    with application.app.app_context():
+        assert render_template("late.html", what="late") == "found late"
+
+
+def test_the_templates_of_an_app_of_ones_own_are_found_too(environment: None, tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "mine.html").write_text("mine")
+    app, manager = Flask("mine", root_path=str(tmp_path)), AppManager()
+    try:
+        manager.initialize(app)
+        with app.app_context():
+            assert render_template("mine.html") == "mine"
+    finally:
+        manager.dispose()
+
+
+def test_a_gate_before_a_request_can_refuse_it_and_its_answer_is_the_one_that_was_raised(application: AppManager) -> None:
+    def validate_auth(principal: Any) -> None:
+        raise Forbidden("Not today.", code="closed-on-sundays")
+
+    assert application.app is not None
+    client = application.app.test_client()
+    application.register_hook("before_request", validate_auth, context="/")
+    try:
+        answer = client.get("/", headers={"Accept": "application/json"})
+    finally:
+        application.hooks_manager.unregister_hook("before_request", validate_auth)
+    assert answer.status_code == 403
+    assert (answer.mimetype, json.loads(answer.data)["code"]) == ("application/problem+json", "closed-on-sundays")
+    assert client.get("/", headers={"Accept": "application/json"}).status_code == 200
+
+
+def test_the_stop_is_announced_and_queued_notices_are_heard_while_everything_still_runs(environment: None) -> None:
+    manager, heard = AppManager(), []
+    manager.initialize()
+    hooks = manager.hooks_manager
+    hooks.declare_hook("later", asynchronous=True)
+    hooks.register_hook("later", lambda data: heard.append((data, manager.redis_manager.health_check()["status"])))
+    hooks.register_hook("before_stop", lambda data: hooks.trigger("later", "at the stop"))
+    hooks.trigger("later", "before")
+    manager.dispose()
+    assert heard == [("before", "healthy"), ("at the stop", "healthy")]
+
+
+def test_what_waits_for_the_boot_hears_of_it(environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bool] = []
+    manager = AppManager()
+    mount = manager._mount
+
+    def mount_and_register(app: Flask) -> None:
+        manager.register_hook("after_boot", lambda data: heard.append(manager.app is not None))
+        mount(app)
+
+    monkeypatch.setattr(manager, "_mount", mount_and_register)
+    try:
+        manager.initialize()
+        assert heard == [True]
+    finally:
+        manager.dispose()
+
+
+def test_hooks_and_events_go_through_the_app_manager(application: AppManager) -> None:
+    seen: list[str] = []
+    application.hooks_manager.declare_hook("custom_event")
+    application.register_hook("custom_event", lambda data: seen.append(f"late {data}"), priority=200)
+    application.register_hook("custom_event", lambda data: seen.append(f"early {data}"), priority=1)
+    application.register_hook("custom_event", lambda data: seen.append(f"elsewhere {data}"), context="elsewhere")
+    application.trigger_hook("custom_event", data="one")
+    application.trigger_hook("custom_event", data="two", context="elsewhere")
+    assert seen[:2] == ["early one", "late one"]
+    assert sorted(seen[2:]) == ["early two", "elsewhere two", "late two"]
+
+
 def test_a_boot_that_fails_on_a_real_server_leaves_no_connection(app_manager_factory: Factory, environment: None, monkeypatch: Any) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     manager = AppManager()
     with pytest.raises(BootError, match=r"03/11 redis: redis at 127.0.0.1:1/0: not reachable"):
         manager.initialize()
-    assert manager.database_manager._clients == {}
+    assert manager.database_manager._roles == {}
     assert not any(getattr(manager, f"{m.name}_manager").initialized for m in BOOT_ORDER)

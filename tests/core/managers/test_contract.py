@@ -14,9 +14,9 @@ from tests.core.conftest import Factory
 from tests.support.in_process import NAMES, Managers
 
 NEEDS = {
-    "rate_limiter": ("database", "redis", "jwt"),
+    "rate_limiter": ("database", "redis", "jwt", "encryption"),
     "websocket": ("redis", "hooks"),
-    "module": ("database", "redis", "jwt", "encryption", "hooks", "services", "plugin"),
+    "module": ("database", "redis", "jwt", "encryption", "rate_limiter", "hooks", "services", "plugin"),
 }
 
 

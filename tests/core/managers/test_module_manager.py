@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -11,47 +11,20 @@ from core.managers.base import BootError
 from core.managers.hooks_manager import HooksManager
 from core.managers.module_manager import ModuleManager, discover
 from core.modules.base_module import BaseModule
-
-
-class Module(BaseModule):
-    """Notes when it starts and ends; `state` is its health."""
-
-    log: ClassVar[list[str]] = []
-    start: ClassVar[Any] = True
-    end: ClassVar[Exception | None] = None
-    state: ClassVar[Any] = "healthy"
-
-    def initialize(self, app_manager: Any) -> bool:
-        self.log.append(f"+{self.NAME}")
-        for needed in self.DEPENDENCIES:
-            app_manager.module_manager.get_module(needed)
-        return bool(self.start)
-
-    def health_check(self) -> dict[str, Any]:
-        if isinstance(self.state, Exception):
-            raise self.state
-        return {**super().health_check(), "status": self.state}
-
-    def dispose(self) -> None:
-        self.log.append(f"-{self.NAME}")
-        if self.end is not None:
-            raise self.end
-
-
-def module(name: str, *needs: str, **traits: Any) -> type[Module]:
-    return type(name, (Module,), {"NAME": name, "DEPENDENCIES": needs, **traits})
+from tests.support.plugins import Module, module
 
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module manager that discovers nothing, with the modules of plugins."""
+    """A module manager that discovers these modules, and has no plugins."""
 
     def make(*modules: type[Module]) -> ModuleManager:
         Module.log.clear()
-        monkeypatch.setattr("core.managers.module_manager.discover", dict)
+        monkeypatch.setattr("core.managers.module_manager.discover", lambda: {m.NAME: m for m in modules})
         hooks = HooksManager(None)  # type: ignore[arg-type]
         hooks.initialize()
-        app_manager: Any = SimpleNamespace(hooks_manager=hooks, plugin_manager=SimpleNamespace(modules={m.NAME: m for m in modules}))
+        plugins = SimpleNamespace(modules={}, scope_of=lambda key: None)
+        app_manager: Any = SimpleNamespace(hooks_manager=hooks, plugin_manager=plugins)
         app_manager.module_manager = ModuleManager(app_manager)
         return app_manager.module_manager  # type: ignore[no-any-return]
 
@@ -80,9 +53,10 @@ def test_a_module_is_found_by_its_key(make: Any) -> None:
 @pytest.mark.parametrize(
     ("modules", "reason"),
     [
-        ([module("shop", "wallet", "mail")], "modules: shop needs wallet, mail, which is not there"),
-        ([module("a", "b"), module("b", "a")], "modules: circular dependency: "),
-        ([module("a", start=False)], "module a: did not start"),
+        ([module("shop", "wallet", "mail")], "^module shop: needs wallet, mail, which is not there$"),
+        ([module("a", "b"), module("b", "a")], "^modules: circular dependency: "),
+        ([module("a", start=False)], "^module a: did not start$"),
+        ([module("a", start=RuntimeError("canary"))], "^module a: RuntimeError; server.log has the details$"),
     ],
 )
 def test_a_module_that_cannot_start_stops_the_boot_by_name(modules: list[type[Module]], reason: str, make: Any) -> None:
@@ -91,6 +65,25 @@ def test_a_module_that_cannot_start_stops_the_boot_by_name(modules: list[type[Mo
         manager.initialize()
     manager.dispose()
     assert not manager.initialized
+
+
+def test_a_module_that_fails_half_way_is_disposed_and_so_are_those_before_it(make: Any) -> None:
+    manager = make(module("first"), module("second", "first", start=RuntimeError("half-way")))
+    with pytest.raises(BootError):
+        manager.initialize()
+    assert Module.log == ["+first", "+second", "-second"]
+    manager.dispose()
+    assert Module.log == ["+first", "+second", "-second", "-first"]
+
+
+def test_a_module_calls_only_those_that_it_depends_on(make: Any) -> None:
+    kept: list[Any] = []
+    manager = make(module("users"), module("wallet"), module("shop", "wallet", work=kept.append))
+    manager.initialize()
+    (seen,) = kept
+    assert seen.module_manager.get_module("wallet") is manager.get_module("wallet")
+    with pytest.raises(LookupError, match=r"^module shop calls users, which it does not name in DEPENDENCIES$"):
+        seen.module_manager.get_module("users")
 
 
 def test_a_module_can_be_registered_later_with_or_without_its_start(make: Any) -> None:

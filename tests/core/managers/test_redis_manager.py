@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+from redis import Redis
 
 from core.managers.base import BootError
 from core.managers.redis_manager import RedisManager
 from tests.core.conftest import Factory
+from tests.support.at_once import at_once
 from tests.support.client import unique
 from tests.support.in_process import Managers
+from tests.support.logs import logging_to
+from tests.support.polling import eventually
 from tools.error_handling.errors import Unavailable
 from tools.local_stack.redis_server import RedisServer
+from utils.clock import utc_now
 from utils.config.config import ConfigError
 
 TIMEOUT = 0.3
-Json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
+NEW_KEY, OLD_KEY = "n" * 40, "o" * 40
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +53,40 @@ def key(redis: RedisManager) -> Iterator[str]:
 # Values
 
 
-@given(value=Json)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
-def test_a_value_comes_back_as_it_was(redis: RedisManager, key: str, value: Any) -> None:
+def test_the_usage_of_the_managers_overview_works(redis: RedisManager) -> None:
+    user_data, session_id, session_data = {"name": "alice"}, unique("s"), {"user_id": "u_1"}
+    redis.set("user:123", user_data, ttl=3600)
+    cached_user = redis.get("user:123")
+    assert cached_user == user_data
+    assert 3590 < redis._client.ttl("user:123") <= 3600
+
+    redis.set_session(session_id, session_data)
+    session = redis.get_session(session_id)
+    assert session == session_data
+    assert redis.delete("user:123") == 1
+
+
+@pytest.mark.parametrize("value", [None, False, 0, "x", [1.5], {"a": {"b": ()}}, {1, 2}, b"\x00", utc_now(), Decimal("0.10")])
+def test_a_value_comes_back_as_it_was(value: Any, redis: RedisManager, key: str) -> None:
     redis.set(key, value)
-    assert redis.get(key) == value
+    back = redis.get(key)
+    assert (back, type(back)) == (value, type(value))
+
+
+def test_what_cannot_be_stored_is_refused_and_changes_nothing(redis: RedisManager, key: str) -> None:
+    redis.set(key, "before")
+    with pytest.raises(TypeError, match="object"):
+        redis.set(key, {"a": object()})
+    with pytest.raises(ValueError, match="ttl"):
+        redis.set(key, "now", ttl=0)
+    assert redis.get(key) == "before"
+
+
+def test_a_value_that_was_moved_to_another_name_counts_as_absent(redis: RedisManager, key: str) -> None:
+    redis.set(key, "of this name")
+    redis._client.rename(key, f"{key}-other")
+    assert redis.get(f"{key}-other") is None
+    assert redis.delete(f"{key}-other") == 1
 
 
 def test_what_is_not_there_is_none(redis: RedisManager, key: str) -> None:
@@ -74,7 +106,7 @@ def test_a_value_ends_with_its_time_to_live(redis: RedisManager, key: str) -> No
 def test_values_and_sessions_are_encrypted_at_rest(redis: RedisManager, key: str) -> None:
     redis.set(key, {"name": "canary-value"}, ttl=60)
     redis.set_session(key, {"name": "canary-session"})
-    for name in (key, f"session_data:{key}"):
+    for name in (key, f"session_data:{redis.pseudonym(key)}"):
         stored = redis._client.get(name)
         assert stored.startswith(b"gAAAA")
         assert b"canary" not in stored
@@ -123,10 +155,7 @@ def test_members_are_there_until_they_leave(redis: RedisManager, key: str) -> No
 def test_a_lease_that_is_not_renewed_ends(redis: RedisManager, key: str) -> None:
     redis.add_member(key, "short", 1)
     redis.add_member(key, "long", 30)
-    ended = time.monotonic() + 3
-    while redis.members(key) != ["long"]:
-        assert time.monotonic() < ended
-        time.sleep(0.05)
+    eventually(lambda: redis.members(key) == ["long"], 5)
     assert redis._client.zcard(key) == 2, "until someone joins, it is only not shown"
     redis.add_member(key, "third", 30)
     assert redis._client.zcard(key) == 2
@@ -142,6 +171,139 @@ def test_a_short_lease_does_not_end_the_leases_of_the_others(redis: RedisManager
 def test_a_set_without_renewals_disappears(redis: RedisManager, key: str) -> None:
     redis.add_member(key, "one", 30)
     assert 0 < redis._client.ttl(key) <= 30
+
+
+def test_the_last_place_is_given_once_and_a_member_may_join_again(redis: RedisManager, key: str) -> None:
+    sizes = at_once(10, lambda number: redis.join(key, f"m{number}", 3, 30))
+    assert sorted(size for size in sizes if size is not None) == [1, 2, 3]
+    assert redis.join(key, redis.members(key)[0], 3, 30) == 3
+    assert redis.join(key, "late", 3, 30) is None
+    redis.remove_member(key, redis.members(key)[0])
+    assert redis.join(key, "late", 3, 30) == 3
+
+
+def test_a_place_whose_lease_ended_is_free(redis: RedisManager, key: str) -> None:
+    assert redis.join(key, "gone", 1, 1) == 1
+    eventually(lambda: redis.join(key, "next", 1, 30) == 1, 5)
+
+
+def test_many_leases_are_renewed_together(redis: RedisManager, key: str) -> None:
+    other = f"{key}-other"
+    for name in (key, other):
+        redis.add_member(name, "m", 1)
+    redis.renew_members([(key, "m"), (other, "m")], 60)
+    assert min(redis._client.ttl(key), redis._client.ttl(other)) > 50
+    assert redis._client.zscore(other, "m") - time.time() > 50
+    assert redis.members(key, other) == ["m", "m"]
+    redis.remove_from_all([key, other], "m")
+    assert redis.members(key, other) == redis.members() == []
+
+
+# Tokens
+
+
+def test_a_token_is_known_as_valid_until_it_is_revoked_and_never_again(redis: RedisManager, key: str) -> None:
+    assert redis.get_token(key) is None
+    redis.set_token(key, 60)
+    assert redis.get_token(key) is True
+    redis.revoke_tokens([key, f"{key}-other"], 60)
+    assert redis.get_token(key) is redis.get_token(f"{key}-other") is False
+    redis.set_token(key, 60)
+    assert redis.get_token(key) is False
+    assert 0 < redis._client.ttl(key) <= 60
+    redis.delete(f"{key}-other")
+
+
+# Namespaces
+
+
+def test_namespaces_keep_what_is_theirs_apart(redis: RedisManager, key: str) -> None:
+    one, two = redis.namespace(f"plugin:{key}"), redis.namespace(f"plugin:{key}:deeper")
+    one.set("deeper/x", 1, ttl=60)
+    two.set("x", 2)
+    redis.set(key, "of nobody")
+    assert (one.get("deeper/x"), two.get("x"), two.get("deeper/x"), one.get("x")) == (1, 2, None, None)
+    assert one.get(key) is None
+    assert (one.exists("deeper/x"), two.exists("deeper/x")) == (True, False)
+    assert one.cached("k", lambda: "one", 60, ["t"]) == "one"
+    assert two.cached("k", lambda: "two", 60, ["t"]) == "two"
+    one.invalidate_tags("t")
+    assert (one.cached("k", lambda: "new", 60, ["t"]), two.cached("k", lambda: "new", 60, ["t"])) == ("new", "two")
+    assert one.delete("x", "deeper/x") == 1
+    two.clear()
+
+
+def test_a_namespace_is_cleared_of_all_it_holds_and_nothing_else(redis: RedisManager, key: str) -> None:
+    one, two = redis.namespace(f"plugin:{key}"), redis.namespace(f"plugin:{key}2")
+    for number in range(1200):
+        one._redis._client.set(f"{one._prefix}{number}", b"")
+    one.set("x", 1)
+    two.set("x", 2)
+    one.cached("k", lambda: "old", 60)
+    two.cached("k", lambda: "old", 60)
+    one.clear()
+    assert list(redis._client.scan_iter(match=f"{one._prefix}*", count=5000)) == []
+    assert two.get("x") == 2
+    assert (one.cached("k", lambda: "new", 60), two.cached("k", lambda: "new", 60)) == ("new", "old")
+    two.clear()
+
+
+@pytest.mark.parametrize("name", ["", "*", "a/b", "a?", "A", "[a]", "a\\", "x" * 65, "a b", "a\n"])
+def test_a_name_with_which_a_namespace_could_be_left_is_refused(name: str, redis: RedisManager) -> None:
+    with pytest.raises(ValueError, match="namespace"):
+        redis.namespace(name)
+
+
+# Encryption
+
+
+def test_a_dump_of_redis_shows_no_value_and_nobody(app_manager_factory: Factory, own_redis: RedisServer) -> None:
+    redis = app_manager_factory("redis", REDIS_URL=own_redis.url).redis_manager
+    secret = {"name": "canary", b"canary": ("canary", {"canary"}), "at": utc_now()}
+    redis.set("user:123", secret, ttl=60)
+    redis.set_session("canary-session", secret)
+    redis.cached("find canary", lambda: secret, 60, ["canary tag"])
+    plugin = redis.namespace("plugin:hello")
+    plugin.set("x", secret)
+    plugin.cached("canary", lambda: secret, 60, ["canary"])
+    redis.set_token(f"session:{redis.pseudonym('canary')}", 60)
+    redis.join(f"room:{redis.pseudonym('canary')}", redis.pseudonym("canary"), 10, 60)
+    with own_redis.client() as client:
+        dump = b"\n".join(part for name in client.scan_iter() for part in (name, *everything(client, name)))
+    assert dump.count(b"gAAAA") == 5
+    assert b"canary" not in dump
+
+
+def everything(client: Redis, name: bytes) -> list[bytes]:
+    """What lies under `name`, as Redis keeps it."""
+    kind = client.type(name)
+    if kind == b"hash":
+        return [part for pair in client.hgetall(name).items() for part in pair]
+    if kind == b"zset":
+        return list(client.zrange(name, 0, -1))
+    return [client.get(name)]
+
+
+def test_a_new_first_key_seals_and_the_old_ones_still_open_and_name(app_manager_factory: Factory, copied_secrets: Path) -> None:
+    file = copied_secrets / "redis_encryption_key"
+    file.write_text(OLD_KEY)
+    managers = app_manager_factory("redis", SECRETS_DIR=copied_secrets)
+    redis, name = managers.redis_manager, unique("rotated")
+    assert redis.live_settings == {"REDIS_ENCRYPTION_KEY"}
+    redis.set(name, "sealed before")
+    pseudonym = redis.pseudonym("ip:203.0.113.7")
+
+    file.write_text(f"{NEW_KEY}\n{OLD_KEY}\n")
+    managers.reload("redis")
+    assert redis.get(name) == "sealed before"
+    assert redis.pseudonym("ip:203.0.113.7") == pseudonym, "or bans would be lost"
+    assert redis.health_check()["keys"] == 2
+    redis.set(f"{name}-2", "sealed after")
+
+    file.write_text(NEW_KEY)
+    managers.reload("redis")
+    assert (redis.get(name), redis.get(f"{name}-2")) == (None, "sealed after")
+    redis.delete(name, f"{name}-2")
 
 
 # Failures
@@ -174,12 +336,60 @@ def test_a_redis_that_is_known_to_be_away_costs_no_time_and_comes_back(app_manag
             redis.get("x")
     assert time.monotonic() - began < TIMEOUT
     own_redis.start()
-    back = time.monotonic() + 5
-    while redis.is_down and time.monotonic() < back:
-        redis.health_check()
-        time.sleep(0.1)
-    assert redis.health_check()["status"] == "healthy"
+    eventually(lambda: redis.health_check()["status"] == "healthy", 5)
+    assert not redis.is_down
     redis.set("x", 1)
+
+
+def test_the_breaker_is_a_metric_and_a_line_in_the_log(app_manager_factory: Factory, own_redis: RedisServer, tmp_path: Path) -> None:
+    redis = app_manager_factory("redis", REDIS_URL=own_redis.url, REDIS_TIMEOUT=TIMEOUT).redis_manager
+    assert (breaker_metric(), redis.health_check()["breaker_open"]) == (0, False)
+    with logging_to(tmp_path / "logs") as logs:
+        own_redis.kill()
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                redis.get("x")
+        assert (breaker_metric(), redis.health_check()["breaker_open"]) == (1, True)
+        own_redis.start()
+        eventually(lambda: redis.health_check()["status"] == "healthy", 5)
+        assert breaker_metric() == 0
+        assert [line["message"] for line in logs.lines()] == ["redis is away", "redis is back"]
+
+
+def breaker_metric() -> float | None:
+    return REGISTRY.get_sample_value("credit_dependency_breaker_open", {"dependency": "redis"})
+
+
+def test_a_wrong_command_does_not_make_redis_seem_away(redis: RedisManager, key: str) -> None:
+    redis.add_member(key, "member", 30)
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            redis.get(key)
+        with pytest.raises(Unavailable):
+            redis.run_script("no Lua", [], [])
+    assert not redis.is_down
+
+
+def test_a_redis_that_comes_back_empty_works_at_once_with_every_pooled_connection(
+    app_manager_factory: Factory, own_redis: RedisServer
+) -> None:
+    redis = app_manager_factory("redis", REDIS_URL=own_redis.url, REDIS_TIMEOUT=TIMEOUT).redis_manager
+    at_once(8, lambda number: redis.add_member("set", str(number), 30))
+    own_redis.kill()
+    shutil.rmtree(own_redis.home)
+    own_redis.start()
+    at_once(8, lambda number: redis.add_member("set", str(number), 30))
+    assert len(redis.members("set")) == 8
+
+
+def test_health_tells_how_many_connections_are_in_use(app_manager_factory: Factory, own_redis: RedisServer) -> None:
+    redis = app_manager_factory("redis", REDIS_URL=own_redis.url, REDIS_POOL_SIZE=5).redis_manager
+    assert redis.health_check()["pool"] == {"in_use": 0, "max": 5}
+    held = [redis._client.connection_pool.get_connection() for _ in range(3)]
+    assert redis.health_check()["pool"] == {"in_use": 3, "max": 5}
+    for connection in held:
+        redis._client.connection_pool.release(connection)
+    assert redis.health_check()["pool"]["in_use"] == 0
 
 
 def test_a_command_that_is_cut_off_is_not_sent_again(app_manager_factory: Factory, own_redis: RedisServer) -> None:

@@ -157,6 +157,36 @@ def test_a_fault_that_repeats_is_not_logged_with_its_traceback_for_ever(handler:
     assert (seen.lines, seen.tracebacks) == (30, 10)
 
 
+def test_the_most_frequent_errors_can_be_asked_for_and_each_is_told(handler: ErrorHandler) -> None:
+    told: list[str] = []
+    handler = ErrorHandler(told.append)
+    for error in (Unavailable(), RateLimited(), Unavailable()):
+        handler.handle(error, "r")
+    assert handler.frequent() == {"unavailable": 2, "rate-limited": 1}
+    assert told == ["unavailable", "rate-limited", "unavailable"]
+
+
+SECRETS = [
+    f"mail to {CANARY}@example.com",
+    f"Bearer {CANARY}.abc",
+    f"mongodb://app:{CANARY}@db/",
+    f"password={CANARY}",
+    '{"refresh_token": "' + CANARY + '"}',
+    f"eyJ{CANARY}0000.{CANARY}.{CANARY}",
+]
+
+
+@given(st.sampled_from(SECRETS), st.text(max_size=10), st.sampled_from([Unavailable, MalformedRequest, InsufficientFunds, AppError]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_secret_in_an_error_of_ours_ends_before_the_answer(secret: str, text: str, kind: type[AppError]) -> None:
+    text = f"{text} {secret}"
+    errors = [{"field": secret, "message": text}]
+    for error in (kind(text), kind(title=text), kind(errors=errors), kind(password=CANARY), Unprocessable.of_field("x", text)):
+        problem = ErrorHandler().handle(error, "req-1")
+        assert_complete(problem)
+        assert CANARY not in json.dumps(problem.document)
+
+
 # Refusals of the models
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import re
@@ -160,7 +161,8 @@ def test_opening_the_logs_again_replaces_and_closes_the_old_files(tmp_path: Path
         before = len(os.listdir("/proc/self/fd"))
         with logging_to(tmp_path / "b") as logs:
             for _ in range(10):
-                configure_logging({"LOG_DIR": str(logs.folder), "LOG_FORMAT": "json", "LOG_LEVEL": "INFO", "LOG_CONSOLE": "ERROR"})
+                own = {"LOG_DIR": str(logs.folder), "LOG_FORMAT": "json", "LOG_LEVEL": "INFO", "LOG_CONSOLE": "ERROR"}
+                configure_logging({**own, "LOG_MAX_BYTES": 0, "LOG_BACKUPS": 1})
                 custom_log("once")
             assert len(os.listdir("/proc/self/fd")) <= before
             assert len(logs.lines()) == 10
@@ -173,6 +175,43 @@ def test_a_rotated_file_is_followed(logs: Logs) -> None:
     assert [line["message"] for line in logs.lines()] == ["after"]
 
 
+Anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | Texts | st.binary(max_size=20) | st.just(object()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(Texts, inner, max_size=3) | st.frozensets(Texts, max_size=2),
+    max_leaves=6,
+)
+
+
+def refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z]{3,8}", fullmatch=True), Anything, max_size=4))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_one_event_is_one_line_whatever_its_fields_hold(form: str, tmp_path: Path, fields: dict[str, Any]) -> None:
+    fields = {f"x_{name}": value for name, value in fields.items()}
+    with logging_to(tmp_path / os.urandom(8).hex(), form) as logs:
+        custom_log("event", **fields)
+        (line,) = logs.text().splitlines()
+    if form == "json":
+        assert set(fields) <= set(json.loads(line, parse_constant=refuse))
+
+
+def test_of_an_exception_that_cannot_be_shown_the_type_is(logs: Logs) -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    log_exception("failed", Silent())
+    assert "Silent" in logs.lines()[0]["exception"]
+
+
+def test_what_a_http_library_warns_of_is_not_repeated(logs: Logs) -> None:
+    logging.getLogger("urllib3.connectionpool").warning("Failed to parse headers (url=%s)", f"/x?{WORD}")
+    assert WORD not in logs.text()
+
+
 # Decorators
 
 
@@ -182,8 +221,8 @@ def divide(dividend: int, divisor: int) -> float:
     return dividend / divisor
 
 
-@log_game_event("credits granted")
-def grant(amount: int) -> int:
+@log_game_event("credits granted", "amount", "to", "token")
+def grant(amount: int, to: str = "nobody", *, token: str = WORD, memo: str = WORD) -> int:
     """Grant."""
     if amount < 1:
         raise ValueError(amount)
@@ -203,6 +242,7 @@ def test_a_logged_function_leaves_name_time_and_outcome_and_never_its_arguments(
         divide(424242, 0)
     returned, raised = logs.lines("function")
     assert (returned["message"], returned["outcome"], raised["outcome"]) == ("divide", "returned", "raised")
+    assert ("error" not in returned, raised["error"]) == (True, "ZeroDivisionError")
     assert 0 <= returned["duration_ms"] < 1000
     assert "424242" not in logs.text("function")
 
@@ -212,6 +252,19 @@ def test_only_a_successful_call_is_a_game_event(logs: Logs) -> None:
     with pytest.raises(ValueError):
         grant(0)
     assert [line["message"] for line in logs.lines("game_play")] == ["credits granted"]
+
+
+def test_the_arguments_that_are_named_are_fields_of_the_event_and_secrets_are_masked(logs: Logs) -> None:
+    grant(5)
+    grant(amount=7, to="alice")
+    fields = [{name: line[name] for name in ("amount", "to", "token")} for line in logs.lines("game_play")]
+    assert fields == [{"amount": 5, "to": "nobody", "token": "[redacted]"}, {"amount": 7, "to": "alice", "token": "[redacted]"}]
+    assert WORD not in logs.text("game_play")
+
+
+def test_an_event_names_only_arguments_that_there_are() -> None:
+    with pytest.raises(ValueError, match="has no parameter colour"):
+        log_game_event("painted", "colour")(divide)
 
 
 def test_an_unknown_level_is_an_error_of_the_caller() -> None:

@@ -78,6 +78,69 @@ def test_an_authorization_header_never_stays(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["password", "Passwd", "client_secret", "refresh_token", "x-api-key", "apikey", "Cookie", "X-Client-Fingerprint"]
+)
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{}={}",
+        "/x?{}={}&y=1",
+        '{{"{}": "{} and more words"}}',
+        "{{'{}': '{}'}}",
+        '{{\\"{}\\": \\"{}\\"}}',
+        "{} = {}",
+        '{}="{} x"',
+        '"{}":"{}',
+    ],
+)
+def test_a_value_behind_a_sensitive_name_never_stays_in_a_text(name: str, form: str) -> None:
+    shown = redact_text(f"cannot do {form.format(name, WORD)}")
+    assert WORD not in shown
+    assert "more words" not in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "setting JWT_SECRET = ******** (secret file)",
+        "SECRETS_DIR = /secrets",
+        "/auth/password",
+        "the token: none",
+        "secret jwt_secret: too short",
+    ],
+)
+def test_names_without_values_stay(text: str) -> None:
+    assert redact_text(text) == text
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+        (10**5000, "[too large]"),
+        (Unprintable(), "<Unprintable>"),
+        ({Unprintable(): 1}, {"<Unprintable>": 1}),
+        (b"x", "b'x'"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_json_cannot_hold_becomes_text(value: Any, shown: Any) -> None:
+    assert redact({"value": value}) == {"value": shown}
+
+
+def test_what_has_no_end_is_cut_off() -> None:
+    endless: dict[str, Any] = {}
+    endless["again"] = [endless]
+    assert "[too deep]" in json.dumps(redact(endless))
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "plain", "2 @ 3", "user@", "@home", "http://127.0.0.1:5000/health", "mongodb://a,b:27017/?replicaSet=rs0", "the basic idea"],
 )
@@ -127,7 +190,11 @@ def test_text_is_searched_wherever_it_comes_from(value: Any) -> None:
     assert WORD not in json.dumps(redact({"error": value}))
 
 
-@given(st.dictionaries(st.sampled_from(HARMLESS), st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False), max_size=5))
+@given(
+    st.dictionaries(
+        st.sampled_from(HARMLESS), st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False), max_size=5
+    )
+)
 def test_harmless_fields_keep_their_types(fields: dict[str, Any]) -> None:
     assert redact(fields) == fields
 
@@ -139,7 +206,17 @@ def test_the_original_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a" * 100_000 + "@", "a@" * 50_000, "eyJ" * 30_000, "://" * 30_000, "http://" + "a:" * 50_000, "bearer " * 20_000]
+    "text",
+    [
+        "a" * 100_000 + "@",
+        "a@" * 50_000,
+        "eyJ" * 30_000,
+        "://" * 30_000,
+        "http://" + "a:" * 50_000,
+        "bearer " * 20_000,
+        "'token':" * 30_000,
+        "secret='" * 30_000,
+    ],
 )
 def test_no_text_takes_long(text: str) -> None:
     began = time.perf_counter()

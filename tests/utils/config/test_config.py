@@ -18,10 +18,13 @@ from utils.config.config import (
     Config,
     ConfigError,
     Setting,
+    check_settings,
     load_bootstrap,
     load_config,
+    load_one,
     load_plain,
     settings_table,
+    survey,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -242,6 +245,64 @@ def test_a_setting_that_is_not_declared_is_an_error(secrets: Path) -> None:
     assert set(load(secrets)) == set(BY_KEY)
 
 
+# Settings of plugins
+
+OF_PLUGIN = (
+    Setting("SHOP_TITLE", str, "Shop", "The title."),
+    Setting("SHOP_SIZE", int, 3, "The size.", minimum=1),
+    Setting("SHOP_KEY", str, "", "The key.", secret=True),
+)
+
+
+def test_what_plugins_declare_is_found_in_the_same_order_as_ours(secrets: Path) -> None:
+    (secrets / "shop_key").write_text(SECRET)
+    sources: dict[str, str] = {
+        "CONFIG_FILE": toml(secrets, 'SHOP_TITLE = "from the file"\nSHOP_SIZE = 5'),
+        "SHOP_TITLE": "no",
+        "SHOP_SIZE": "7",
+    }
+    config = load_config({"shop_title": "from Vault"}, {"SECRETS_DIR": str(secrets), **sources}, more=OF_PLUGIN)
+    assert [(config[s.key], config.origin(s.key)) for s in OF_PLUGIN] == [
+        ("from Vault", "vault"),
+        (5, "config file"),
+        (SECRET, "secret file"),
+    ]
+    shown = {row["key"]: row["value"] for row in config.rows()}
+    assert (shown["SHOP_KEY"], shown["SHOP_SIZE"], shown["JWT_SECRET"]) == (MASK, "5", MASK)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"SHOP_SIZE": "0"}, "^SHOP_SIZE: must be at least 1$"),
+        ({}, "^missing secret shop_key: "),
+    ],
+)
+def test_what_plugins_declare_is_checked_like_ours(environ: dict[str, str], message: str, secrets: Path) -> None:
+    environ = {"SECRETS_DIR": str(secrets), **environ}
+    for check in (lambda: check_settings(OF_PLUGIN, {}, environ), lambda: load_config({}, environ, more=OF_PLUGIN)):
+        with pytest.raises(ConfigError, match=message):
+            check()
+
+
+def test_settings_of_a_plugin_that_is_off_are_no_mistake_in_the_config_file(secrets: Path) -> None:
+    environ = {"SECRETS_DIR": str(secrets), "CONFIG_FILE": toml(secrets, 'SHOP_TITLE = "x"\nSHOPPING = 1')}
+    with pytest.raises(ConfigError, match=r"^CONFIG_FILE: unknown setting SHOPPING$"):
+        load_config({}, environ, left_out=("SHOP_",))
+    assert load_bootstrap(environ)["SECRETS_DIR"] == str(secrets)
+
+
+def test_a_secret_of_a_plugin_in_the_config_file_is_refused(secrets: Path) -> None:
+    environ = {"SECRETS_DIR": str(secrets), "CONFIG_FILE": toml(secrets, 'SHOP_KEY = "x"')}
+    with pytest.raises(ConfigError, match=r"^CONFIG_FILE: SHOP_KEY is a secret"):
+        load_config({}, environ, more=OF_PLUGIN)
+
+
+def test_which_plugins_run_is_known_before_the_rest(secrets: Path) -> None:
+    assert load_one("PLUGINS", {"plugins": "a,?b"}, {"PLUGINS": "c"}) == ("a", "?b")
+    assert load_one("PLUGINS", {}, {"PLUGINS": "c"}) == ("c",)
+
+
 def test_the_plain_settings_need_no_secret_and_hold_none(tmp_path: Path) -> None:
     plain = load_plain({"PORT": "5001", "VAULT_ADDR": "http://vault", "SECRETS_DIR": str(tmp_path)})
     assert plain["PORT"] == 5001
@@ -281,3 +342,46 @@ def test_the_readme_shows_this_very_table() -> None:
     if "<!-- settings -->" in text:
         shown = text.split("<!-- settings -->")[1].split("<!-- /settings -->")[0]
         assert shown.strip() == settings_table(), "update it: python -m utils.config"
+
+
+def test_with_vault_there_is_one_secret_id_plain_or_wrapped(secrets: Path) -> None:
+    address = {"VAULT_ADDR": "http://127.0.0.1:8200"}
+    (secrets / "vault_role_id").write_text("role")
+    with pytest.raises(ConfigError, match="missing secret vault_secret_id: "):
+        load(secrets, **address)
+    (secrets / "vault_wrapped_secret_id").write_text("wrapped")
+    assert load(secrets, **address)["VAULT_WRAPPED_SECRET_ID"] == "wrapped"
+    (secrets / "vault_secret_id").write_text("plain")
+    with pytest.raises(ConfigError, match="vault_secret_id and vault_wrapped_secret_id: only one of them"):
+        load(secrets, **address)
+    (secrets / "vault_wrapped_secret_id").unlink()
+    (secrets / "vault_role_id").unlink()
+    with pytest.raises(ConfigError, match="missing secret vault_role_id: "):
+        load(secrets, **address)
+
+
+def test_changes_are_taken_key_by_key_with_their_source(secrets: Path) -> None:
+    before = load(secrets)
+    fresh = load(secrets, {"jwt_secret": f"{SECRET}-vault", "jwt_issuer": "vault"}, PORT="6000")
+    mixed = before.with_changes(fresh, {"JWT_SECRET", "PORT"})
+    assert (mixed["JWT_SECRET"], mixed.origin("JWT_SECRET")) == (f"{SECRET}-vault", "vault")
+    assert (mixed["PORT"], mixed.origin("PORT")) == (6000, "environment")
+    assert mixed["JWT_ISSUER"] == before["JWT_ISSUER"] != fresh["JWT_ISSUER"]
+    assert before["PORT"] == 5000
+
+
+def test_a_survey_of_good_settings_is_what_is_loaded(secrets: Path) -> None:
+    vault, environ = {"jwt_issuer": "vault"}, {"SECRETS_DIR": str(secrets), "PORT": "6000"}
+    config, wrong = survey(vault, environ)
+    assert wrong == []
+    assert sorted(map(str, config.rows())) == sorted(map(str, load_config(vault, environ).rows()))
+
+
+def test_a_survey_names_all_that_is_wrong_and_tells_the_rest(secrets: Path) -> None:
+    (secrets / "jwt_secret").unlink()
+    (secrets / "redis_password").unlink()
+    config, wrong = survey({"vault_addr": "not from there"}, {"SECRETS_DIR": str(secrets), "PORT": "many", "ASYNC_MODE": "fast"})
+    assert [line.split(":")[0] for line in wrong] == ["PORT", "ASYNC_MODE", "missing secret redis_password, jwt_secret"]
+    assert (config["PORT"], config.origin("PORT")) == (None, "unusable")
+    assert config["VAULT_ADDR"] == ""
+    assert config.origin("ENCRYPTION_KEY") == "secret file"

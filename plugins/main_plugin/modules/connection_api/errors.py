@@ -17,14 +17,20 @@ def invalid_credentials() -> Unauthenticated:
     return Unauthenticated("The login or the password is wrong.", code="invalid-credentials", title="Invalid credentials")
 
 
-def refresh_reused() -> Unauthenticated:
-    return Unauthenticated(
-        "This refresh token was used before; its session has ended.", code="refresh-reused", title="Refresh token reused"
-    )
-
-
 def session_ended() -> Unauthenticated:
     return Unauthenticated("The session has ended.", code="session-revoked", title="Session ended")
+
+
+def key_invalid() -> Unauthenticated:
+    return Unauthenticated("The API key is not valid: unknown, expired or revoked.", code="api-key-invalid", title="API key not valid")
+
+
+def key_not_found() -> NotFound:
+    return NotFound("There is no such API key.")
+
+
+def too_many_keys(limit: int) -> Conflict:
+    return Conflict(f"You have {limit} API keys: delete one first.", code="too-many-api-keys", title="Too many API keys", limit=limit)
 
 
 def user_not_found() -> NotFound:

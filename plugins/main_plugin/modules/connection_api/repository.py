@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,18 +16,22 @@ from plugins.main_plugin.modules.connection_api.identities import compared_email
 
 if TYPE_CHECKING:
     from core.managers.database_manager import DatabaseManager
+    from core.managers.encryption_manager import EncryptionManager
 
 _USERS, _SESSIONS = "users", "user_sessions"
 _SESSIONS_AT_ONCE = 1000
+# Lists never bring it along.
+_PRIVATE = ("password_hash",)
 
 
 class ConnectionRepository:
     """`username` and `email` are look-up fields; the forms that are shown lie sealed in `profile`."""
 
-    def __init__(self, database: DatabaseManager) -> None:
+    def __init__(self, database: DatabaseManager, encryption: EncryptionManager) -> None:
         self._database = database
-        database.declare_fields(_USERS, FieldRules(lookup=("username", "email"), sealed=("profile",)))
+        database.declare_fields(_USERS, FieldRules(lookup=("username", "email"), sealed=("profile",), private=_PRIVATE))
         database.declare_fields(_SESSIONS, FieldRules(sealed=("user_agent",)))
+        self._encryption = encryption
 
     def transaction(self, work: Callable[[ClientSession], Any]) -> Any:
         """Run `work` in a transaction; a name that someone else took meanwhile is a Conflict."""
@@ -41,19 +46,29 @@ class ConnectionRepository:
         self._database.insert_one(_USERS, {**user, **_names(user["profile"])}, session)
 
     def find_user(self, user_id: str, session: ClientSession | None = None) -> dict[str, Any] | None:
-        return self._database.find_one(_USERS, {"_id": user_id}, session=session)
+        return self._database.find_one(_USERS, {"_id": user_id}, reveal=_PRIVATE, session=session)
 
     def find_by_username(self, username: str, session: ClientSession | None = None) -> dict[str, Any] | None:
-        return self._database.find_one(_USERS, {"username": compared_username(username)}, session=session)
+        return self._database.find_one(_USERS, {"username": compared_username(username)}, reveal=_PRIVATE, session=session)
 
     def find_active_ids(self, usernames: Sequence[str]) -> dict[str, str]:
         """`{username: id}` of those of `usernames` (as they are compared) that belong to active users."""
-        query = {"username": {"$in": list(usernames)}, "status": "active"}
+        query = {"username": tuple(usernames), "status": "active"}
         users = self._database.find_many(_USERS, query, limit=len(usernames), projection=("username",))
         return {user["username"]: user["_id"] for user in users}
 
     def find_by_email(self, email: str, session: ClientSession | None = None) -> dict[str, Any] | None:
-        return self._database.find_one(_USERS, {"email": compared_email(email)}, session=session)
+        return self._database.find_one(_USERS, {"email": compared_email(email)}, reveal=_PRIVATE, session=session)
+
+    def queue_for_names(self, username: str, email: str, session: ClientSession) -> None:
+        """Have two transactions that take the same name conflict, so that one of them sees the other.
+
+        The unique index does that while there is one key. Of two workers the one may know the newest key a moment earlier.
+        """
+        if self._encryption.has_old_keys:
+            for name in sorted({_bucket("username", compared_username(username)), _bucket("email", compared_email(email))}):
+                together = {"$inc": {"changes": 1}}
+                self._database.collection("settings").update_one({"_id": name}, together, upsert=True, session=session)
 
     def find_users(self, filters: Mapping[str, Any], before: str | None, limit: int) -> list[dict[str, Any]]:
         """Up to `limit` users, newest first, with ids below `before`."""
@@ -79,7 +94,7 @@ class ConnectionRepository:
 
     def erase_user(self, user_id: str, at: datetime, session: ClientSession) -> None:
         """Remove what is personal; the id stays, since the ledger names it."""
-        gone = {"username": "", "email": "", "profile": "", "password_hash": ""}
+        gone = {"username": "", "email": "", "profile": "", "password_hash": "", "familiar": ""}
         update = {"$unset": gone, "$set": {"status": "deleted", "deleted_at": at}}
         self._database.update_one(_USERS, {"_id": user_id}, update, session)
 
@@ -87,12 +102,6 @@ class ConnectionRepository:
 
     def insert_session(self, session_row: dict[str, Any], session: ClientSession | None = None) -> None:
         self._database.insert_one(_SESSIONS, session_row, session)
-
-    def rotate_refresh(self, session_id: str, old_jti: str, new_jti: str, now: datetime, expires_at: datetime) -> bool:
-        """Replace the refresh token of a living session, in one conditional update: of two who try, one wins."""
-        query = {"_id": session_id, "refresh_jti": old_jti, "revoked_at": None, "expires_at": {"$gt": now}}
-        fields = {"refresh_jti": new_jti, "last_used_at": now, "expires_at": expires_at}
-        return self._database.update_one(_SESSIONS, query, {"$set": fields}).matched_count == 1
 
     def find_session(self, session_id: str, now: datetime) -> dict[str, Any] | None:
         """A session that still lives."""
@@ -119,6 +128,11 @@ def _alive(now: datetime) -> dict[str, Any]:
 
 def _names(profile: Mapping[str, str]) -> dict[str, str]:
     return {"username": compared_username(profile["username"]), "email": compared_email(profile["email"])}
+
+
+def _bucket(field: str, name: str) -> str:
+    """One of 4096 places for `name`: few enough to say nothing about it."""
+    return f"names:{field}:{hashlib.sha256(name.encode()).hexdigest()[:3]}"
 
 
 def _taken(error: DuplicateKeyError) -> Exception:

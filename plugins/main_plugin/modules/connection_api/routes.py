@@ -6,8 +6,10 @@ from typing import Any
 
 from core.web.fingerprints import FINGERPRINT_COOKIE
 from core.web.models import PageQuery
-from core.web.routing import ADMINS, EVERYONE, PUBLIC, Answer, Call, Route
+from core.web.routing import ADMIN_SCOPE, ADMINS, EVERYONE, PUBLIC, Answer, Call, Route
+from plugins.main_plugin.modules.connection_api.api_keys import ApiKeys
 from plugins.main_plugin.modules.connection_api.schemas import (
+    ApiKeyBody,
     CreateUserBody,
     LoginBody,
     PasswordBody,
@@ -21,12 +23,16 @@ from plugins.main_plugin.modules.connection_api.sessions import Sessions
 from plugins.main_plugin.modules.connection_api.users import Users
 
 _AUTH = "auth"
+_USERS_READ = "users:read"
 # As long as browsers keep a cookie at all: without it the refresh token that is bound to it is worth nothing.
 _COOKIE_SECONDS = 400 * 24 * 3600
 
 
-def connection_routes(users: Users, sessions: Sessions) -> tuple[Route, ...]:
-    """The module's routes, with handlers that call `users` and `sessions`."""
+def connection_routes(users: Users, sessions: Sessions, api_keys: ApiKeys) -> tuple[Route, ...]:
+    """The module's routes, with handlers that call `users`, `sessions` and `api_keys`.
+
+    What makes or changes credentials has no scope: it needs a session, and no API key can do it.
+    """
 
     def register(call: Call) -> Answer:
         opened: list[tuple[dict[str, Any], str | None]] = []
@@ -39,7 +45,7 @@ def connection_routes(users: Users, sessions: Sessions) -> tuple[Route, ...]:
         return _signed_in(*sessions.log_in(call, call.body.login, call.body.password))
 
     def refresh(call: Call) -> Answer:
-        return Answer(sessions.refresh(call, call.body.refresh_token))
+        return Answer(sessions.refresh(call.body.refresh_token, call.fingerprint))
 
     def logout(call: Call) -> Answer:
         sessions.end(call.caller, call.caller.session_id)
@@ -61,6 +67,19 @@ def connection_routes(users: Users, sessions: Sessions) -> tuple[Route, ...]:
 
     def end_session(call: Call) -> Answer:
         sessions.end(call.caller, call.params["id"])
+        return Answer(status=204)
+
+    def make_key(call: Call) -> Answer:
+        return Answer(api_keys.create(call.caller, call.body), 201)
+
+    def own_keys(call: Call) -> Answer:
+        return Answer(api_keys.page(call.caller, call.query))
+
+    def show_key(call: Call) -> Answer:
+        return Answer(api_keys.get(call.caller, call.params["id"]))
+
+    def revoke_key(call: Call) -> Answer:
+        api_keys.revoke(call.caller, call.params["id"])
         return Answer(status=204)
 
     def index(call: Call) -> Answer:
@@ -86,15 +105,19 @@ def connection_routes(users: Users, sessions: Sessions) -> tuple[Route, ...]:
         Route("POST", "/auth/refresh", refresh, PUBLIC, "Trade a refresh token for a new pair", body=RefreshBody, limit=_AUTH),
         Route("POST", "/auth/logout", logout, EVERYONE, "End this session"),
         Route("POST", "/auth/logout-all", logout_all, EVERYONE, "End all of the caller's sessions"),
-        Route("GET", "/auth/me", me, EVERYONE, "The caller"),
+        Route("GET", "/auth/me", me, EVERYONE, "The caller", scope=_USERS_READ),
         Route("PUT", "/auth/password", password, EVERYONE, "Change the password", body=PasswordBody, limit=_AUTH),
         Route("GET", "/auth/sessions", own_sessions, EVERYONE, "The caller's sessions", query=PageQuery),
         Route("DELETE", "/auth/sessions/{id}", end_session, EVERYONE, "End one of the caller's sessions"),
-        Route("GET", "/users", index, ADMINS, "All users", query=UsersQuery),
-        Route("POST", "/users", create, ADMINS, "Make an account for someone", body=CreateUserBody),
-        Route("GET", "/users/{id}", show, EVERYONE, "A user"),
-        Route("PATCH", "/users/{id}", change, EVERYONE, "Change a user", body=UserPatch),
-        Route("DELETE", "/users/{id}", erase, EVERYONE, "Erase a user's personal data"),
+        Route("POST", "/auth/api-keys", make_key, EVERYONE, "Make an API key", body=ApiKeyBody),
+        Route("GET", "/auth/api-keys", own_keys, EVERYONE, "The caller's API keys", query=PageQuery),
+        Route("GET", "/auth/api-keys/{id}", show_key, EVERYONE, "One of the caller's API keys"),
+        Route("DELETE", "/auth/api-keys/{id}", revoke_key, EVERYONE, "Revoke one of the caller's API keys"),
+        Route("GET", "/users", index, ADMINS, "All users", query=UsersQuery, scope=ADMIN_SCOPE),
+        Route("POST", "/users", create, ADMINS, "Make an account for someone", body=CreateUserBody, scope=ADMIN_SCOPE),
+        Route("GET", "/users/{id}", show, EVERYONE, "A user", scope=_USERS_READ),
+        Route("PATCH", "/users/{id}", change, EVERYONE, "Change a user", body=UserPatch, scope=ADMIN_SCOPE),
+        Route("DELETE", "/users/{id}", erase, EVERYONE, "Erase a user's personal data", scope=ADMIN_SCOPE),
     )
 
 

@@ -19,6 +19,15 @@ Token = Annotated[Text, Field(min_length=1, max_length=4096)]
 Role = Literal["user", "service", "analyst", "admin"]
 
 
+_TEN_YEARS = 10 * 365 * 24 * 3600
+
+
+def _refuse_repeated(scopes: list[str]) -> list[str]:
+    if len(set(scopes)) != len(scopes):
+        raise ValueError("must not name a scope twice")
+    return scopes
+
+
 class RegisterBody(Body):
     username: Username
     email: Email
@@ -41,6 +50,14 @@ class RefreshBody(Body):
 class PasswordBody(Body):
     current_password: GivenPassword
     new_password: NewPassword
+
+
+class ApiKeyBody(Body):
+    """`scopes` are those of the routes; `expires_in` in seconds, without it the key lives until it is deleted."""
+
+    name: Annotated[Text, Field(min_length=1, max_length=64)]
+    scopes: Annotated[list[Annotated[Text, Field(max_length=64)]], Field(min_length=1, max_length=32), AfterValidator(_refuse_repeated)]
+    expires_in: Annotated[int, Field(ge=1, le=_TEN_YEARS)] | None = None
 
 
 class UserPatch(Body):
@@ -79,3 +96,9 @@ def session_view(session: dict[str, Any], current_id: str) -> dict[str, Any]:
         "last_used_at": rfc3339(session["last_used_at"]),
         "expires_at": rfc3339(session["expires_at"]),
     }
+
+
+def api_key_view(row: dict[str, Any]) -> dict[str, Any]:
+    """An API key as its owner sees it; its text is only in the answer that makes it."""
+    moments = {name: rfc3339(row[name]) if row[name] is not None else None for name in ("created_at", "expires_at", "last_used_at")}
+    return {"id": row["_id"], "name": row["name"], "scopes": row["scopes"], **moments}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ from core.web.models import PageQuery
 from core.web.paging import Pager
 from core.web.routing import Call, Principal
 from plugins.main_plugin.modules.connection_api import errors
+from plugins.main_plugin.modules.connection_api.identities import compared_email, compared_username
+from plugins.main_plugin.modules.connection_api.login_brake import LoginBrake
 from plugins.main_plugin.modules.connection_api.passwords import Passwords
 from plugins.main_plugin.modules.connection_api.repository import ConnectionRepository
 from plugins.main_plugin.modules.connection_api.schemas import session_view, user_view
 from tools.error_handling.errors import Unauthenticated
-from tools.logger.custom_logger import custom_log
 from utils.clock import utc_now
 from utils.ids import new_id
 
@@ -30,17 +32,29 @@ if TYPE_CHECKING:
 class Sessions:
     """A session is one log-in on one client; its refresh token is replaced at each use."""
 
-    def __init__(self, repository: ConnectionRepository, passwords: Passwords, jwt: JWTManager, refresh_ttl: int, pager: Pager) -> None:
+    def __init__(
+        self,
+        repository: ConnectionRepository,
+        passwords: Passwords,
+        jwt: JWTManager,
+        brake: LoginBrake,
+        *,
+        refresh_ttl: int,
+        pager: Pager,
+    ) -> None:
         self._repository = repository
         self._passwords = passwords
         self._jwt = jwt
+        self._brake = brake
         self._refresh_life = timedelta(seconds=refresh_ttl)
         self._pager = pager
 
     def log_in(self, call: Call, login: str, password: str) -> tuple[dict[str, Any], str | None]:
         """Check the credentials and open a session: the token answer, and the value of a fingerprint cookie to set."""
-        find = self._repository.find_by_email if "@" in login else self._repository.find_by_username
-        user = find(login)
+        by_email = "@" in login
+        user = self._repository.find_by_email(login) if by_email else self._repository.find_by_username(login)
+        compared = compared_email(login) if by_email else compared_username(login)
+        tries = self._brake.count(compared, user, call.fingerprint, call.remote_address)
         stored = user.get("password_hash") if user is not None and user["status"] == "active" else None
         if not self._passwords.verify(stored, password):
             metrics.AUTH_ATTEMPTS.labels("login", "refused").inc()
@@ -54,17 +68,28 @@ class Sessions:
             current = self._repository.find_user(user["_id"], session)
             if current is None or any(current.get(name) != user[name] for name in ("password_hash", "role", "status")):
                 raise errors.invalid_credentials()
-            self._repository.update_user(user["_id"], {**newer, "last_login_at": utc_now()}, session)
-            return self.open(call, current, session)
+            return self.open(call, current, session, newer)
 
         answer: tuple[dict[str, Any], str | None] = self._repository.transaction(work)
+        self._brake.forgive(tries)
         metrics.AUTH_ATTEMPTS.labels("login", "ok").inc()
         return answer
 
-    def open(self, call: Call, user: dict[str, Any], session: ClientSession) -> tuple[dict[str, Any], str | None]:
-        """A new session for `user` on the client of `call`, in the transaction of `session`."""
+    def open(
+        self, call: Call, user: dict[str, Any], session: ClientSession, changes: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], str | None]:
+        """A new session for `user` on the client of `call`, which is familiar from now on; `changes` to the user come along.
+
+        The token answer, and the value of a fingerprint cookie to set.
+        """
         cookie = secrets.token_urlsafe(32) if call.wants_cookie and not call.fingerprint else None
         fingerprint = fingerprint_of(cookie) if cookie is not None else call.fingerprint
+        familiar = self._brake.with_marks(user.get("familiar", ()), fingerprint, call.remote_address)
+        self._repository.update_user(user["_id"], {**(changes or {}), "last_login_at": utc_now(), "familiar": familiar}, session)
+        return _token_answer(user, self.start(user, call.user_agent, fingerprint, session)), cookie
+
+    def start(self, user: dict[str, Any], user_agent: str, fingerprint: str, session: ClientSession) -> TokenPair:
+        """A new session for `user` with its tokens, in the transaction of `session`."""
         pair = self._jwt.generate_pair(user["_id"], user["role"], new_id("s"), fingerprint)
         now = utc_now()
         self._repository.insert_session(
@@ -72,7 +97,7 @@ class Sessions:
                 "_id": pair.session_id,
                 "user_id": user["_id"],
                 "refresh_jti": pair.refresh_jti,
-                "user_agent": call.user_agent or None,
+                "user_agent": user_agent or None,
                 "created_at": now,
                 "last_used_at": now,
                 "expires_at": now + self._refresh_life,
@@ -80,30 +105,52 @@ class Sessions:
             },
             session,
         )
-        return _token_answer(user, pair), cookie
+        return pair
 
-    def refresh(self, call: Call, refresh_token: str) -> dict[str, Any]:
-        """A new pair for a refresh token, which is spent by it; a token that comes again ends its session."""
-        claims = self._jwt.read_token(refresh_token, REFRESH, fingerprint=call.fingerprint)
+    def open_for(self, user_id: str, user_agent: str, fingerprint: str) -> dict[str, Any]:
+        """A new session for an active user, without a password: the token answer with its `session_id`; NotFound."""
+
+        def work(session: ClientSession) -> dict[str, Any]:
+            user = self._repository.find_user(user_id, session)
+            if user is None or user["status"] != "active":
+                raise errors.user_not_found()
+            # As at a log-in: who suspends the user at this moment conflicts with us.
+            self._repository.update_user(user_id, {"last_login_at": utc_now()}, session)
+            return _with_session_id(user, self.start(user, user_agent, fingerprint, session))
+
+        answer: dict[str, Any] = self._repository.transaction(work)
+        return answer
+
+    def renew(self, session_id: str, fingerprint: str) -> dict[str, Any]:
+        """A new pair for a living session, whose refresh token until now is spent by it; Unauthenticated."""
+        row = self._repository.find_session(session_id, utc_now())
+        user = self._repository.find_user(row["user_id"]) if row is not None else None
+        if row is None or user is None or user["status"] != "active":
+            raise errors.session_ended()
+        pair = self._jwt.generate_pair(user["_id"], user["role"], session_id, fingerprint)
+        if not self._jwt.rotate(session_id, row["refresh_jti"], pair.refresh_jti):
+            raise errors.session_ended()
+        return _with_session_id(user, pair)
+
+    def session_of(self, token: str) -> str:
+        """The session of an access or a refresh token; Unauthenticated."""
+        try:
+            claims = self._jwt.read_token(token)
+        except Unauthenticated:
+            claims = self._jwt.read_token(token, REFRESH)
+        session_id: str = claims["sid"]
+        return session_id
+
+    def refresh(self, refresh_token: str, fingerprint: str | None) -> dict[str, Any]:
+        """A new pair for a refresh token, which is spent by it; a token that comes again ends its session.
+
+        `fingerprint`: of the client that sends it; None skips the check.
+        """
+        claims = self._jwt.read_token(refresh_token, REFRESH, fingerprint=fingerprint)
         user = self._repository.find_user(claims["sub"])
         if user is None or user["status"] != "active":
             raise errors.session_ended()
-        pair = self._jwt.generate_pair(user["_id"], user["role"], claims["sid"], claims["fpt"])
-        now = utc_now()
-        if not self._repository.rotate_refresh(claims["sid"], claims["jti"], pair.refresh_jti, now, now + self._refresh_life):
-            raise self._refusal_of_spent(claims["sid"])
-        metrics.AUTH_ATTEMPTS.labels("refresh", "ok").inc()
-        return _token_answer(user, pair)
-
-    def _refusal_of_spent(self, session_id: str) -> Unauthenticated:
-        """Why a genuine refresh token was not current: its session ended, or (then it ends now) someone used it before."""
-        if self._repository.find_session(session_id, utc_now()) is None:
-            metrics.AUTH_ATTEMPTS.labels("refresh", "ended").inc()
-            return errors.session_ended()
-        metrics.AUTH_ATTEMPTS.labels("refresh", "reused").inc()
-        custom_log("a refresh token was used twice, its session ends", level="WARNING", session_id=session_id)
-        self._jwt.revoke_session(session_id)
-        return errors.refresh_reused()
+        return _token_answer(user, self._jwt.refresh_token(refresh_token, role=user["role"], fingerprint=fingerprint))
 
     def end(self, principal: Principal, session_id: str) -> None:
         """End one of the caller's sessions; one that has ended already stays so."""
@@ -132,3 +179,7 @@ def _token_answer(user: dict[str, Any], pair: TokenPair) -> dict[str, Any]:
         "token_type": "Bearer",
         "expires_in": pair.expires_in,
     }
+
+
+def _with_session_id(user: dict[str, Any], pair: TokenPair) -> dict[str, Any]:
+    return {"session_id": pair.session_id, **_token_answer(user, pair)}

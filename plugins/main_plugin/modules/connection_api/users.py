@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from core.web.paging import Pager
 from core.web.routing import ADMIN, Principal
 from plugins.main_plugin.modules.connection_api import errors
+from plugins.main_plugin.modules.connection_api.api_keys import ApiKeys
 from plugins.main_plugin.modules.connection_api.identities import RESERVED, compared_username
 from plugins.main_plugin.modules.connection_api.passwords import Passwords, weakness_of
+from plugins.main_plugin.modules.connection_api.queries import Queries
 from plugins.main_plugin.modules.connection_api.repository import ConnectionRepository
 from plugins.main_plugin.modules.connection_api.schemas import UserPatch, UsersQuery, user_view
 from tools.error_handling.errors import Forbidden, Unprocessable
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from core.managers.hooks_manager import HooksManager
     from plugins.main_plugin.modules.connection_api.sessions import Sessions
 
+# A user comes and goes with the default wallet.
+_WRITTEN = ("users", "wallets")
 Also = Callable[[dict[str, Any], "ClientSession"], None]
 
 
@@ -30,11 +34,21 @@ class Users:
     """The accounts. Who may ask for what is decided here, by the principal."""
 
     def __init__(
-        self, repository: ConnectionRepository, passwords: Passwords, sessions: Sessions, hooks: HooksManager, pager: Pager
+        self,
+        repository: ConnectionRepository,
+        passwords: Passwords,
+        sessions: Sessions,
+        api_keys: ApiKeys,
+        *,
+        queries: Queries,
+        hooks: HooksManager,
+        pager: Pager,
     ) -> None:
         self._repository = repository
         self._passwords = passwords
         self._sessions = sessions
+        self._api_keys = api_keys
+        self._queries = queries
         self._hooks = hooks
         self._pager = pager
 
@@ -65,6 +79,7 @@ class Users:
                 also(user, session)
 
         self._repository.transaction(work)
+        self._queries.invalidate(*_WRITTEN)
         game_log("user created", user_id=user["_id"], role=role)
         return user
 
@@ -94,14 +109,17 @@ class Users:
         return self._pager.page([user_view(user) for user in found], query.limit, binding)
 
     def change(self, principal: Principal, user_id: str, patch: UserPatch) -> dict[str, Any]:
-        """Change what `patch` names. A new role or status ends the user's sessions, whose tokens carry the old one."""
+        """Change what `patch` names. A new role or status ends the user's sessions, whose tokens carry the old one.
+
+        API keys stay, and are from then on what the new role makes of them (nothing at all while their owner is suspended).
+        """
         self._refuse_foreign(principal, user_id)
         privileged = {"role": patch.role, "status": patch.status}
         fields: dict[str, Any] = {name: value for name, value in privileged.items() if value is not None}
         if fields and principal.role != ADMIN:
             raise Forbidden("Only an admin may change role and status.")
 
-        def work(session: ClientSession) -> None:
+        def work(session: ClientSession) -> dict[str, Any]:
             user = self._repository.find_user(user_id, session)
             if user is None or user["status"] == "deleted":
                 raise errors.user_not_found()
@@ -110,19 +128,24 @@ class Users:
                 _refuse_reserved(patch.username)
             profile = {name: getattr(patch, name) or user["profile"][name] for name in ("username", "email")}
             changed = {**fields, **({"profile": profile} if profile != user["profile"] else {})}
+            if fields:
+                changed["access_version"] = user.get("access_version", 0) + 1
             if changed:
                 self._refuse_taken(profile["username"], profile["email"], user_id, session)
                 self._repository.update_user(user_id, changed, session)
+            return user
 
-        self._repository.transaction(work)
+        before = self._repository.transaction(work)
+        self._queries.invalidate(*_WRITTEN)
         if fields:
+            self._api_keys.have_rechecked(self._api_keys.living_ids(user_id), before)
             self._sessions.end_all(user_id)
         user = self._repository.find_user(user_id)
         assert user is not None
         return user
 
     def change_password(self, principal: Principal, current: str, new: str) -> None:
-        """Set a new password and end all other sessions."""
+        """Set a new password and end all other sessions. API keys do not hang on the password: they stay."""
         user = self.get(principal, principal.user_id)
         if not self._passwords.verify(user.get("password_hash"), current):
             raise errors.invalid_credentials()
@@ -131,18 +154,21 @@ class Users:
         self._sessions.end_all(principal.user_id, keep=principal.session_id)
 
     def erase(self, principal: Principal, user_id: str) -> None:
-        """Remove the personal data of a user and end the sessions; the ledger keeps the bare id."""
+        """Remove the personal data of a user, end the sessions and the API keys; the ledger keeps the bare id."""
         self._refuse_foreign(principal, user_id)
 
-        def work(session: ClientSession) -> None:
+        def work(session: ClientSession) -> tuple[dict[str, Any], list[str]]:
             user = self._repository.find_user(user_id, session)
             if user is None or user["status"] == "deleted":
                 raise errors.user_not_found()
             self._refuse_without_admin(user, {"status": "deleted"}, session)
             self._repository.erase_user(user_id, utc_now(), session)
             self._hooks.trigger("user_erased", {"user_id": user_id, "session": session})
+            return user, self._api_keys.revoke_all(user_id, session)
 
-        self._repository.transaction(work)
+        before, key_ids = self._repository.transaction(work)
+        self._queries.invalidate(*_WRITTEN)
+        self._api_keys.have_rechecked(key_ids, before)
         self._sessions.end_all(user_id)
 
     def _refuse_without_admin(self, before: dict[str, Any], after: dict[str, Any], session: ClientSession) -> None:
@@ -152,6 +178,7 @@ class Users:
 
     def _refuse_taken(self, username: str, email: str, own_id: str | None, session: ClientSession) -> None:
         """Asked under all active keys: while two are in use, the unique index alone would let a name in twice."""
+        self._repository.queue_for_names(username, email, session)
         for find, value, refusal in (
             (self._repository.find_by_username, username, errors.username_taken),
             (self._repository.find_by_email, email, errors.email_taken),

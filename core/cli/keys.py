@@ -1,0 +1,213 @@
+"""`flask keys`: the key rings of tokens and of stored fields: a new key, its promotion, the rotation, and the end of an old one."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from core.cli.booted import booted
+from core.cli.key_files import KeyFile
+from core.rotation import Rotation, Tally
+from tools.error_handling.errors import Unavailable
+from utils.config.config import BY_KEY, ConfigError, load_plain, quiet_environment
+
+_RINGS = {"jwt": "JWT_SECRET", "encryption": "ENCRYPTION_KEY"}
+# By then every worker has read a changed secret, on every machine that got it at the same time.
+_SETTLE_SECONDS = 120
+_DAY = 86_400
+# Where the ring lacks a key, nothing can be read: a thousand lines say so as well as a million.
+_NAMED = 1000
+# What a key that is not the first one is good for already.
+_EFFECT = {
+    "jwt": "tokens that it signs are accepted",
+    "encryption": "what it encrypts can be read",
+}
+
+Way = Callable[[Rotation, str, Callable[[int], object]], Tally]
+
+ring_argument = click.argument("ring", type=click.Choice(list(_RINGS)))
+now_option = click.option("--now", is_flag=True, help="Do not wait for workers that may not have read the last change yet.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+batch_option = click.option("--batch-size", type=click.IntRange(1, 5000), default=200, show_default=True, help="Documents read at once.")
+
+
+@click.group()
+def keys() -> None:
+    """Key rings: one key a line, the first one signs or encrypts, all of them verify or decrypt.
+
+    A new key without an interruption: `new RING --write`, wait until every worker has read it, `promote RING`, and for
+    the encryption `rotate`. `retire RING` takes the oldest key away once nothing needs it.
+    """
+
+
+@keys.command()
+@ring_argument
+@click.option("--write", is_flag=True, help="Add it to the secret file, as the last line, instead of printing it.")
+def new(ring: str, write: bool) -> None:
+    """Make a new key, which verifies or decrypts.
+
+    It signs or encrypts once it was promoted.
+    """
+    key = secrets.token_urlsafe(48)
+    if not write:
+        click.echo(key)
+        click.echo(f"Add it as the LAST line of the secret {BY_KEY[_RINGS[ring]].file_name}, everywhere.", err=True)
+        return
+    with _key_file(ring) as file:
+        file.change(lambda lines: [*lines, key])
+    click.echo(f"A new key is the last line of {file.path}: as soon as a worker has read it, {_EFFECT[ring]} there.")
+    click.echo(f"Once all workers have (metric credit_keys_loaded): flask keys promote {ring}")
+
+
+@keys.command()
+@ring_argument
+@now_option
+def promote(ring: str, now: bool) -> None:
+    """Make the last key the first one, which signs or encrypts. Every worker has to know it by then."""
+    with _key_file(ring) as file:
+        if len(file.lines()) == 1:
+            raise click.ClickException(f"There is one key only; first: flask keys new {ring} --write")
+        _refuse_early(file, _SETTLE_SECONDS, now)
+        file.change(lambda lines: [lines[-1], *lines[:-1]])
+    click.echo(f"The newest key is the first line of {file.path} now.")
+    after = "flask keys rotate" if ring == "encryption" else "flask keys retire jwt, when the last token of the old key has died"
+    click.echo(f"Next: {after}")
+
+
+@keys.command()
+@ring_argument
+@now_option
+@batch_option
+def retire(ring: str, now: bool, batch_size: int) -> None:
+    """Take the oldest key (the last line) away.
+
+    That of jwt when its tokens have died, that of encryption when nothing is left under it.
+    """
+    with _key_file(ring) as file:
+        if len(file.lines()) == 1:
+            raise click.ClickException("There is one key only, and it is in use.")
+        # Refresh tokens live longest; the last of the old key is no younger than the last change of the file.
+        _refuse_early(file, _SETTLE_SECONDS + (load_plain(quiet_environment())["JWT_REFRESH_TTL"] if ring == "jwt" else 0), now)
+        if ring == "encryption":
+            _refuse_needed(batch_size)
+        file.change(lambda lines: lines[:-1])
+    click.echo(f"The oldest key of {file.path} is gone.")
+
+
+@keys.command()
+@json_option
+@batch_option
+def status(as_json: bool, batch_size: int) -> None:
+    """Show keys by fingerprint, and count what is under old ones."""
+    with booted() as app_manager:
+        rings = {"jwt": app_manager.jwt_manager.fingerprints(), "encryption": app_manager.encryption_manager.fingerprints()}
+        tallies = _each_collection(Rotation(app_manager, batch_size), Rotation.count, "counting")
+    if as_json:
+        click.echo(json.dumps({"keys": rings, "collections": _as_dicts(tallies)}))
+    else:
+        for ring, prints in rings.items():
+            click.echo(f"{ring}: {prints[0]} (active)" + "".join(f", {each}" for each in prints[1:]))
+        _report(tallies)
+    sys.exit(_exit_code(tallies, unfinished_is_bad=False))
+
+
+@keys.command()
+@json_option
+@batch_option
+@click.option("--dry-run", is_flag=True, help="Only count.")
+def rotate(as_json: bool, batch_size: int, dry_run: bool) -> None:
+    """Write anew every field that is under an old key.
+
+    The application may run meanwhile. Start it again if it was stopped. Exit code 1 when something is left: what cannot be
+    read is named by collection, id and field.
+    """
+    with booted() as app_manager:
+        # A rotation's last pass finds nothing more to do.
+        way, word, passes = (Rotation.count, "counting", 1) if dry_run else (Rotation.rotate, "rotating", 2)
+        tallies = _each_collection(Rotation(app_manager, batch_size), way, word, passes)
+    if as_json:
+        click.echo(json.dumps({"collections": _as_dicts(tallies)}))
+    else:
+        _report(tallies)
+    sys.exit(_exit_code(tallies, unfinished_is_bad=not dry_run))
+
+
+def _each_collection(rotation: Rotation, way: Way, word: str, passes: int = 1) -> dict[str, Tally]:
+    """What `way` found in each collection; a bar on stderr shows how far it is, of so many passes through all documents."""
+    tallies = {}
+    try:
+        for name in rotation.collections():
+            with click.progressbar(length=passes * rotation.size(name), label=f"{word} {name}", file=sys.stderr) as bar:
+                tallies[name] = way(rotation, name, bar.update)
+                bar.finish()
+                bar.render_progress()
+    except Unavailable as error:
+        raise click.ClickException(f"{error} What was done stays done; start it again to go on.") from error
+    return tallies
+
+
+def _report(tallies: dict[str, Tally]) -> None:
+    for name, tally in tallies.items():
+        done = f"{tally.rewritten} written anew, " if tally.rewritten else ""
+        click.echo(f"{name}: {tally.documents} documents, {tally.fields} encrypted fields, {done}{tally.left} left under old keys")
+
+
+def _exit_code(tallies: dict[str, Tally], *, unfinished_is_bad: bool) -> int:
+    """1 when there is something that nobody can read, or that is left; the former is named, never with its value."""
+    for name, tally in tallies.items():
+        for document_id, place in tally.unreadable[:_NAMED]:
+            click.echo(f"{name} {document_id} {place}: cannot be decrypted or written", err=True)
+        if len(tally.unreadable) > _NAMED:
+            click.echo(f"{name}: and {len(tally.unreadable) - _NAMED} more", err=True)
+    bad = any(tally.unreadable or (unfinished_is_bad and tally.left) for tally in tallies.values())
+    return 1 if bad else 0
+
+
+def _as_dicts(tallies: dict[str, Tally]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "documents": tally.documents,
+            "fields": tally.fields,
+            "rewritten": tally.rewritten,
+            "left": tally.left,
+            "unreadable": [{"id": document_id, "field": place} for document_id, place in tally.unreadable],
+        }
+        for name, tally in tallies.items()
+    }
+
+
+def _refuse_needed(batch_size: int) -> None:
+    with booted() as app_manager:
+        tallies = _each_collection(Rotation(app_manager, batch_size), Rotation.count, "counting")
+    if any(tally.left for tally in tallies.values()):
+        _report(tallies)
+        raise click.ClickException("The old key is still needed; first: flask keys rotate")
+
+
+def _refuse_early(file: KeyFile, seconds: float, now: bool) -> None:
+    wait = seconds - file.age()
+    if wait > 0 and not now:
+        long = f"{wait / _DAY:.1f} days" if wait > _DAY else f"{wait:.0f} seconds"
+        raise click.ClickException(f"{file.path} was changed too recently: wait {long}, or say --now if you know what you do.")
+
+
+@contextmanager
+def _key_file(ring: str) -> Iterator[KeyFile]:
+    """The file of `ring`, with its failures in one line."""
+    name = BY_KEY[_RINGS[ring]].file_name
+    try:
+        config = load_plain(quiet_environment())
+        if config["VAULT_ADDR"]:
+            raise click.ClickException(f"The secrets are in Vault: change {name} there; one key a line, the first one is the newest.")
+        yield KeyFile(Path(config["SECRETS_DIR"]) / name)
+    except (ConfigError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"secret {name}: {error.strerror} ({error.filename})") from error

@@ -1,0 +1,123 @@
+"""The clients of MongoDB, one a role: how they are made, waited for at the boot, and which servers they refuse."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pymongo
+from pymongo import MongoClient
+from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+
+from core.contracts import ADMIN, READ_ONLY, READ_WRITE
+from core.managers.base import BootError
+from core.managers.database_monitor import CommandMonitor, PoolMonitor, PrimaryMonitor
+from tools.logger.custom_logger import custom_log
+from utils.backoff import backoff
+from utils.collections import plugin_database
+
+CREDENTIALS = {
+    READ_WRITE: ("MONGODB_USER", "MONGODB_PASSWORD"),
+    READ_ONLY: ("MONGODB_ANALYTICS_USER", "MONGODB_ANALYTICS_PASSWORD"),
+    ADMIN: ("MONGODB_ADMIN_USER", "MONGODB_ADMIN_PASSWORD"),
+}
+_SMALL_POOL = 4
+# A server that answered "shutting down" once counts as unknown until the next heartbeat: five times as often as by default.
+_HEARTBEAT_MS = 2000
+_AUTHENTICATION_FAILED = 18
+_FIRST_PAUSE, _LARGEST_PAUSE = 0.2, 5.0
+
+Document = dict[str, Any]
+
+
+class RoleClient:
+    """One role's pool of connections, with what watches over it. The driver connects when it is first used."""
+
+    def __init__(self, config: Mapping[str, Any], role: str) -> None:
+        self.role = role
+        self.pool = PoolMonitor(role)
+        self.primary = PrimaryMonitor()
+        self._config = config
+        self.client = self._connect()
+        self.database = self.client[config["MONGODB_DATABASE"]]
+        self.plugin_database = self.client[plugin_database(config["MONGODB_DATABASE"])]
+
+    def wait_until_usable(self, seconds: float) -> None:
+        """Return when the server can be used by this role; while it is not reachable, ask again for `seconds`. BootError says why not."""
+        pauses = backoff(_FIRST_PAUSE, _LARGEST_PAUSE, seconds)
+        while True:
+            try:
+                return self._refuse_unusable()
+            except PyMongoError as error:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise BootError(f"mongodb at {self._place}: {self._why_away()}") from error
+                custom_log("mongodb does not answer yet", level="WARNING", reason=self._why_away(), pause=round(pause, 2))
+                time.sleep(pause)
+
+    def members(self) -> dict[str, int]:
+        """How many servers of the replica set are in which state, as the driver last saw them."""
+        kinds = [server.server_type_name for server in self.client.topology_description.server_descriptions().values()]
+        counts = {"primary": kinds.count("RSPrimary"), "secondary": kinds.count("RSSecondary")}
+        return {**counts, "other": len(kinds) - sum(counts.values())}
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.primary.closing = True
+        self.client.close()
+        self.pool.publish()
+
+    @property
+    def _place(self) -> str:
+        return str(self._config["MONGODB_URI"]).split("//")[-1].split("/", maxsplit=1)[0].rsplit("@", 1)[-1]
+
+    def _why_away(self) -> str:
+        # The driver drops servers that are no members of the set that the address names.
+        known = self.client.topology_description.server_descriptions()
+        return "not reachable" if known else "no member of the replica set answers there"
+
+    def _connect(self) -> MongoClient[Document]:
+        config = self._config
+        user, password = CREDENTIALS[self.role]
+        timeout_ms = int(config["MONGODB_TIMEOUT"] * 1000)
+        try:
+            return MongoClient(
+                config["MONGODB_URI"],
+                username=config[user],
+                password=config[password],
+                appname=f"credit-system-{self.role}",
+                tz_aware=True,
+                w="majority",
+                journal=True,
+                readConcernLevel="majority",
+                serverSelectionTimeoutMS=timeout_ms,
+                connectTimeoutMS=timeout_ms,
+                heartbeatFrequencyMS=_HEARTBEAT_MS,
+                timeoutMS=int(config["REQUEST_TIMEOUT"] * 1000),
+                maxPoolSize=config["MONGODB_POOL_SIZE"] if self.role == READ_WRITE else _SMALL_POOL,
+                event_listeners=self._listeners(),
+            )
+        except (ConfigurationError, InvalidURI, ValueError) as error:
+            raise BootError("MONGODB_URI cannot be used: it must be a mongodb:// address without credentials") from error
+
+    def _listeners(self) -> list[Any]:
+        commands = CommandMonitor(self.role, self._config["MONGODB_SLOW_MS"])
+        # One of the three clients is enough to notice a new primary.
+        return [commands, self.pool, *([self.primary] if self.role == READ_WRITE else [])]
+
+    def _refuse_unusable(self) -> None:
+        """Go on only with a replica set without arbiters that knows our user."""
+        try:
+            with pymongo.timeout(self._config["MONGODB_TIMEOUT"] + 1):
+                hello = self.client.admin.command("hello")
+                self.database.command("ping")
+        except OperationFailure as error:
+            if error.code == _AUTHENTICATION_FAILED:
+                user = CREDENTIALS[self.role][0].lower()
+                raise BootError(f"mongodb at {self._place}: log-in refused ({user} and its password)") from error
+            raise BootError(f"mongodb at {self._place}: {type(error).__name__}") from error
+        if "setName" not in hello:
+            raise BootError(f"mongodb at {self._place}: not a replica set, so it has no transactions")
+        if hello.get("arbiters"):
+            raise BootError(f"mongodb at {self._place}: has an arbiter, with which acknowledged writes can be lost")

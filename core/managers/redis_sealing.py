@@ -1,0 +1,46 @@
+"""The keys of what lies in Redis: values are sealed for the name they lie under, and names can be keyed hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from core.managers.redis_values import dumps, loads
+from utils.keys import fernet_key, stretch
+
+_PURPOSE = "credit-system/redis"
+
+
+class Unreadable(Exception):
+    """A value that none of our keys opens, or that was moved here from another name."""
+
+
+class Sealer:
+    """Seals with the newest key, opens with all. Names follow the oldest one, so that a new key renames nothing."""
+
+    def __init__(self, material: str) -> None:
+        """`material`: one key a line, newest first. Slow on purpose (PBKDF2)."""
+        masters = [stretch(line.strip(), _PURPOSE) for line in material.splitlines() if line.strip()]
+        self._fernet = MultiFernet([Fernet(fernet_key(master)) for master in masters])
+        self._names_key = masters[-1]
+        self.keys = len(masters)
+
+    def seal(self, name: str, value: Any) -> bytes:
+        """`value` encrypted, for `name` only; raises TypeError for a type that cannot be stored."""
+        return self._fernet.encrypt(dumps([name, value]))
+
+    def unseal(self, name: str, sealed: bytes) -> Any:
+        """The value that was sealed for `name`; raises Unreadable."""
+        try:
+            found = loads(self._fernet.decrypt(sealed))
+        except (InvalidToken, ValueError) as error:
+            raise Unreadable from error
+        if type(found) is not list or len(found) != 2 or found[0] != name:
+            raise Unreadable
+        return found[1]
+
+    def pseudonym(self, value: str) -> str:
+        """A keyed hash of `value` (BLAKE2b, 96 bits)."""
+        return hashlib.blake2b(value.encode(), key=self._names_key, digest_size=12).hexdigest()

@@ -1,0 +1,1 @@
+"""Greetings: a complete plugin of the credit system, to be copied."""

@@ -1,0 +1,27 @@
+"""A database of a test's own on the shared MongoDB, for what would spoil the others': rotations, above all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pymongo.database import Database
+
+from tools.local_stack import LocalStack, mongo_init
+from utils.collections import apply_collections, load_collections
+
+
+@contextmanager
+def own_database(servers: LocalStack, name: str) -> Iterator[Database[dict[str, Any]]]:
+    """Collections, indexes and roles as in the real one, and our three users with them; as root sees it. Dropped at the end."""
+    listed = load_collections()
+    assert servers.mongod is not None
+    with servers.mongod.client() as client:
+        database = client[name]
+        apply_collections(database)
+        mongo_init._apply_roles(database, listed)
+        for user in listed["users"]:
+            client.admin.command("grantRolesToUser", servers.secrets[user["name_secret"]], roles=[{"role": user["role"], "db": name}])
+        yield database
+        client.drop_database(name)
