@@ -15,7 +15,7 @@ class Ticker:
     """
 
     def __init__(
-        self, name: str, seconds: float, work: Callable[[], None], failed: Callable[[Exception], None], first: float = 1.0
+        self, name: str, seconds: float, work: Callable[[], object], failed: Callable[[Exception], None], first: float = 1.0
     ) -> None:
         self._name = name
         self._seconds = seconds

@@ -202,6 +202,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("LEDGER_QUEUE_MAX", int, 2048, "Money verbs that may wait in one worker; more are answered 503.", minimum=1),
     # Hooks.
     Setting("HOOK_QUEUE_MAX", int, 1000, "Asynchronous notices that may wait in one worker; more are dropped and counted.", minimum=1),
+    Setting("LEDGER_SWEEP_SECONDS", float, 5.0, "Seconds between looks for holds and grants that have ended.", minimum=0.1),
     # Socket.IO.
     Setting("SOCKET_MAX_BYTES", int, 65_536, "Largest message a socket may send.", minimum=1024),
     Setting("SOCKET_EVENTS_PER_SECOND", int, 20, "Events one socket may send a second (bursts of twice that).", minimum=1),

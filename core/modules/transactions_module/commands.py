@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from core.modules.transactions_module import errors
@@ -18,6 +18,7 @@ from tools.error_handling.errors import AppError
 # Refusals that may end differently without anything in the ledger having changed; they are not remembered.
 _NOT_STORED = frozenset({401, 403, 429})
 _SYSTEM = "system"
+_BEFORE_EVERYTHING = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class Outcome:
     issued: list[Issue] = field(default_factory=list)
     grant_ends: dict[str, str | None] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    decided_at: datetime = _BEFORE_EVERYTHING
 
 
 def decide(snapshot: Snapshot, commands: Sequence[Command], now: datetime) -> Outcome:
@@ -165,6 +167,7 @@ class _Decision:
             issued=[self._issue(grant) for grant in book.issued],
             grant_ends=book.grant_ends,
             events=self._events,
+            decided_at=book.now,
         )
 
     def _one(self, command: Command) -> Verdict:

@@ -384,9 +384,7 @@ class Book:
         self._record(draft, None, wallet, wallet.asset, max(moment, wallet.posted_at), lot=replace(lot, pending=None))
 
     def _expire(self, wallet: Wallet, lot: Lot, moment: datetime) -> None:
-        """What open holds count on (the first lots of the order would pay for them) stays until they end."""
-        before = sum(other.remaining for other in wallet.lots if not other.pending and other.rank < lot.rank)
-        amount = lot.remaining - min(lot.remaining, max(0, wallet.held - before))
+        amount = _free_of(wallet, lot)
         if amount:
             draft = Draft(EXPIRY, amount, wallet.id, BREAKAGE)
             self._record(draft, wallet, None, wallet.asset, max(moment, wallet.posted_at), lot_id=lot.grant_id)
@@ -502,9 +500,10 @@ def state_at(wallet: Wallet, now: datetime) -> Wallet:
     return book.wallet(wallet.id, "source")
 
 
-def next_event_at(wallet: Wallet) -> datetime | None:
-    """When the clock next does something to `wallet`; None for never."""
-    return min(_moments(wallet), default=None)
+def next_event_at(wallet: Wallet, now: datetime) -> datetime | None:
+    """When the clock next does something to `wallet`, which is up to date at `now`; None for never."""
+    over = (lot.expires_at for lot in wallet.lots if lot.expires_at is not None and lot.expires_at <= now and _free_of(wallet, lot))
+    return min((*over, *(moment for moment in _moments(wallet) if moment > now)), default=None)
 
 
 def _moments(wallet: Wallet) -> Iterable[datetime]:
@@ -537,6 +536,12 @@ def _ranked(lots: Iterable[Lot]) -> tuple[Lot, ...]:
 
 def _in_lots(wallet: Wallet) -> int:
     return sum(lot.remaining for lot in wallet.lots if not lot.pending)
+
+
+def _free_of(wallet: Wallet, lot: Lot) -> int:
+    """What of `lot` no open hold counts on: the first lots of the order would pay for those."""
+    before = sum(other.remaining for other in wallet.lots if not other.pending and other.rank < lot.rank)
+    return lot.remaining - min(lot.remaining, max(0, wallet.held - before))
 
 
 def _add_lot(wallet: Wallet, lot: Lot) -> tuple[tuple[str, int], ...]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from core.lease import Lease
 from core.modules.base_module import BaseModule
 from core.modules.transactions_module.engine import PostingEngine
 from core.modules.transactions_module.repository import LedgerRepository, at_the_moment
 from core.modules.transactions_module.routes import transaction_routes
 from core.modules.transactions_module.service import TransactionService
+from core.modules.transactions_module.sweeper import Sweeper
 from core.modules.wallet_module.module import USER_DIRECTORY
 from core.web.paging import Pager
 from core.web.routing import Route
+from utils.background import Ticker
 from utils.clock import utc_now
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 
 # Of a request's time, the share that one commit may take: what arrives during a slow one still gets an answer.
 _COMMIT_SHARE = 0.75
+_LEASE_SECONDS = 30.0
 
 
 class TransactionsModule(BaseModule):
@@ -28,6 +33,10 @@ class TransactionsModule(BaseModule):
 
     NAME = "transactions_module"
     DEPENDENCIES = ("wallet_module",)
+
+    def __init__(self) -> None:
+        # What has to be stopped, the last one first.
+        self._running = ExitStack()
 
     def initialize(self, app_manager: AppManager) -> bool:
         config = app_manager.config
@@ -45,6 +54,12 @@ class TransactionsModule(BaseModule):
         wallets.service.show_as(self._bring_up_to_date)
         self._routes = transaction_routes(self.service)
         self.engine.start()
+        self._running.callback(self.engine.stop)
+        self.sweeper = Sweeper(self.engine, repository, Lease(app_manager.database_manager, "ledger-sweeper", _LEASE_SECONDS))
+        self._running.callback(self.sweeper.stop)
+        ticker = Ticker("ledger-sweeper", config["LEDGER_SWEEP_SECONDS"], self.sweeper.tick, self.sweeper.failed)
+        ticker.start()
+        self._running.callback(ticker.stop)
         return True
 
     @property
@@ -55,7 +70,7 @@ class TransactionsModule(BaseModule):
         return {**super().health_check(), "queue_length": self.engine.queue_length}
 
     def dispose(self) -> None:
-        self.engine.stop()
+        self._running.close()
 
     def _find_users(self, usernames: Sequence[str]) -> Mapping[str, str]:
         if not usernames:

@@ -89,6 +89,7 @@ class Post:
         return f"{self.draft.wallet_id}:{self.draft.reference}" if self.draft.reference is not None else None
 
     def carry_out(self, book: Book, actor: Actor) -> Result:
+        """Post it; a grant that takes effect later is only noted."""
         draft = self.draft
         if draft.type == GRANT and not actor.privileged:
             raise errors.may_not_grant()
@@ -134,6 +135,7 @@ class PlaceHold:
         return Needs(wallets=(self.wallet_id,))
 
     def carry_out(self, book: Book, actor: Actor) -> Result:
+        """Reserve the amount where it is available."""
         wallet = _movable(book, self.wallet_id, actor)
         if wallet.available < self.amount:
             raise errors.insufficient_funds(wallet.available, self.amount)
@@ -172,6 +174,7 @@ class Capture:
         return Needs(wallets=wallets, holds=(self.hold_id,))
 
     def carry_out(self, book: Book, actor: Actor) -> Result:
+        """Pay, and keep or release the rest."""
         hold = _open_hold(book, self.hold_id, actor)
         amount = hold.remaining if self.amount is None else self.amount
         if amount > hold.remaining:
@@ -196,6 +199,7 @@ class Release:
         return Needs(holds=(self.hold_id,))
 
     def carry_out(self, book: Book, actor: Actor) -> Result:
+        """End the hold."""
         released = replace(_open_hold(book, self.hold_id, actor), status=RELEASED)
         book.change(released)
         return Result(False, hold=released)
@@ -216,6 +220,7 @@ class Adjust:
         return Needs(holds=(self.hold_id,))
 
     def carry_out(self, book: Book, actor: Actor) -> Result:
+        """Reserve more or less; more only where it is available."""
         hold = _open_hold(book, self.hold_id, actor)
         amount = hold.amount if self.amount is None else self.amount
         if amount <= hold.captured:
@@ -244,6 +249,7 @@ class Reverse:
         return Needs(transactions=(self.transaction_id,))
 
     def carry_out(self, book: Book, actor: Actor) -> Result:
+        """Post the way back."""
         original = self._original(book, actor)
         was, left = original.transaction, original.transaction.amount - original.reversed_amount
         if left == 0:
@@ -291,6 +297,7 @@ class VoidGrant:
         return Needs(wallets=(self.wallet_id,), grants=(self.grant_id,))
 
     def carry_out(self, book: Book, actor: Actor) -> Result:
+        """Pay back what is left, and end the grant."""
         grant = book.grants.get(self.grant_id)
         wallet = book.active_wallet(self.wallet_id, "source")
         if grant is None or grant.wallet_id != wallet.id:
@@ -318,9 +325,12 @@ class Tidy:
         return Needs(wallets=self.wallet_ids)
 
     def carry_out(self, book: Book, actor: Actor) -> Result:
+        """Look at each wallet, which brings it up to date."""
         for wallet_id in self.wallet_ids:
             if wallet_id in book.wallets:
                 book.wallet(wallet_id, "source")
+                # Even if nothing was to be done: when the next thing happens is written down with the wallet.
+                book.touched.add(wallet_id)
         return Result(False)
 
 

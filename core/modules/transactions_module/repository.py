@@ -114,7 +114,7 @@ class LedgerRepository:
 
     def _write(self, outcome: Outcome, session: ClientSession) -> None:
         if outcome.wallets:
-            changes = [(wallet.id, version, _wallet_fields(wallet, version)) for version, wallet in outcome.wallets]
+            changes = [(wallet.id, version, _wallet_fields(wallet, version, outcome.decided_at)) for version, wallet in outcome.wallets]
             if self._wallets.save_many(changes, session) != len(changes):
                 raise LedgerInvariantError("a wallet changed inside the transaction's own snapshot")
         for collection, rows in self._rows(outcome).items():
@@ -180,6 +180,11 @@ class LedgerRepository:
             found[row["reverses"]] = found.get(row["reverses"], 0) + row["amount"]
         return found
 
+    def due_wallets(self, now: datetime, limit: int) -> list[str]:
+        """Up to `limit` wallets to which the clock has done something that is not written down."""
+        query, order = {"next_event_at": {"$lte": now}}, (("next_event_at", 1),)
+        return [row["_id"] for row in self._database.find_many("wallets", query, sort=order, limit=limit, projection=("_id",))]
+
     def find_hold(self, hold_id: str) -> Hold | None:
         row = self._database.find_one("holds", {"_id": hold_id})
         return None if row is None else to_hold(row)
@@ -230,7 +235,7 @@ def at_the_moment(document: dict[str, Any], now: datetime) -> dict[str, Any]:
     if next_event is None or next_event > now:
         return document
     wallet = state_at(to_wallet(document), now)
-    return {**document, **{name: value for name, value in _wallet_fields(wallet, document["version"]).items() if name != "version"}}
+    return {**document, **{name: value for name, value in _wallet_fields(wallet, document["version"], now).items() if name != "version"}}
 
 
 def to_hold(row: Mapping[str, Any]) -> Hold:
@@ -257,7 +262,7 @@ def _to_lot(document: Mapping[str, Any]) -> Lot:
     )
 
 
-def _wallet_fields(wallet: Wallet, version: int) -> dict[str, Any]:
+def _wallet_fields(wallet: Wallet, version: int, now: datetime) -> dict[str, Any]:
     return {
         "settled": wallet.settled,
         "held": wallet.held,
@@ -266,7 +271,7 @@ def _wallet_fields(wallet: Wallet, version: int) -> dict[str, Any]:
         "lots": [_lot_fields(lot) for lot in wallet.lots],
         "holds": [_fields(reserve) for reserve in wallet.holds],
         "posted_at": wallet.posted_at,
-        "next_event_at": next_event_at(wallet),
+        "next_event_at": next_event_at(wallet, now),
     }
 
 

@@ -148,7 +148,7 @@ def test_the_clock_alone_changes_what_nobody_touches(world: World) -> None:
     assert kinds(posting.transaction for posting in outcome.posted) == [("expiry", 30)]
     outcome = world.run(Tidy(("a",)), after=15)
     assert kinds(posting.transaction for posting in outcome.posted) == [("expiry", 10)]
-    assert world.run(Tidy(("a",)), after=100).wallets == []
+    assert world.run(Tidy(("a",)), after=100).posted == []
 
 
 def test_an_owner_may_not_touch_what_others_reserve(world: World) -> None:
