@@ -136,7 +136,9 @@ class WebSocketManager(Manager):
         self.socketio.emit(event, data, to=f"{_USER_ROOM}{user_id}")
 
     def check(self) -> tuple[str, dict[str, Any]]:
-        return "healthy", {"mode": self.mode, "connections": len(self._connections)}
+        # Sockets stay, but what is said in a room does not reach the other workers.
+        status = "degraded" if self.app_manager.redis_manager.is_down else "healthy"
+        return status, {"mode": self.mode, "connections": len(self._connections)}
 
     def drain(self) -> None:
         """Say goodbye to every socket of this worker."""
