@@ -22,7 +22,8 @@ from tests.support.ledger import assert_sound
 
 JSON_TYPE = {"Content-Type": "application/json"}
 AMOUNT, TEXT, NUMBER, DESTINATION, METADATA = "amount", "text", "number", "destination", "metadata"
-MAYBE_AMOUNT, MAYBE_METADATA, LIMIT, MAYBE_LIMIT, TIME, FLAG, ITEMS = "amount?", "metadata?", "limit", "limit?", "time", "flag", "items"
+MAYBE_AMOUNT, MAYBE_METADATA, LIMIT, MAYBE_LIMIT = "amount?", "metadata?", "limit", "limit?"
+TIME, FLAG, ITEMS, SCOPES = "time", "flag", "items", "scopes"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,13 @@ ROUTES = (
         "/auth/password",
         {"current_password": "wrong passphrase", "new_password": "quite another passphrase"},
         dict.fromkeys(("current_password", "new_password"), TEXT),
+    ),
+    BodyRoute(
+        "POST",
+        "/auth/api-keys",
+        {"name": "bad-input", "scopes": ["no:scope"], "expires_in": 60},
+        {"name": TEXT, "scopes": SCOPES, "expires_in": MAYBE_AMOUNT},
+        optional=frozenset({"expires_in"}),
     ),
     BodyRoute(
         "POST",
@@ -440,6 +448,7 @@ WRONG = {
     MAYBE_METADATA: [v for v in WRONG_METADATA if v != "null"],
     TIME: [*OPERATORS, "1", "1.5", "true", "[]", "{}", '""', '"yesterday"', '"2026-01-01"', '"2026-01-01T00:00:00"', "NaN", "9" * 5000],
     FLAG: [*OPERATORS, "1", "0", "null", "[]", "{}", '""', '"true"', "NaN"],
+    SCOPES: [*OPERATORS, "1", "null", "[]", "{}", '"x"', "[1]", '[""]', '["no:scope"]', '["money", "money"]', "[[]]", "NaN"],
     ITEMS: [
         *OPERATORS,
         "1",
@@ -638,12 +647,14 @@ def test_an_id_of_nothing_is_not_found(unmoved: World, bad_id: str, method: str,
 
 
 @pytest.mark.parametrize("bad_id", BAD_IDS, ids=lambda value: value[:30])
-def test_operators_may_ask_for_any_identifier(still: World, bad_id: str) -> None:
+def test_operators_who_ask_for_what_is_no_identifier_are_told(still: World, bad_id: str) -> None:
     for path in (f"/modules/{bad_id}/health", f"/rate-limits/{bad_id}/x", f"/bans/{bad_id}/x"):
         method = "DELETE" if path.startswith("/bans") else "GET"
         assert_problem(still.admin.call(method, path), 404, "not-found")
     for kind in ("ip", "user", "api_key"):
-        assert still.admin.call("GET", f"/rate-limits/{kind}/{bad_id}").status_code == 200
+        answer = still.admin.call("GET", f"/rate-limits/{kind}/{bad_id}")
+        if kind == "ip" or answer.status_code != 200:
+            assert [error["field"] for error in assert_problem(answer, 422, "validation-failed")["errors"]] == ["id"]
 
 
 def test_a_path_of_100_kilobytes_is_refused(still: World) -> None:
