@@ -20,8 +20,9 @@ def own_database(servers: LocalStack, name: str) -> Iterator[Database[dict[str, 
     with servers.mongod.client() as client:
         database = client[name]
         apply_collections(database)
-        mongo_init._apply_roles(database, listed)
+        homes = apply_roles(client, name, listed)
         for user in listed["users"]:
-            client.admin.command("grantRolesToUser", servers.secrets[user["name_secret"]], roles=[{"role": user["role"], "db": name}])
+            roles = [{"role": role, "db": homes[role]} for role in user["roles"]]
+            client.admin.command("grantRolesToUser", servers.secrets[user["name_secret"]], roles=roles)
         yield database
         client.drop_database(name)

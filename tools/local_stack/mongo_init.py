@@ -21,9 +21,7 @@ Document = dict[str, Any]
 def apply_access(client: MongoClient[Document], database: str, secrets: SecretFiles) -> None:
     """Create or update roles (in the database that they are for) and users (in `admin`, where drivers look for them by default)."""
     listed = load_collections()
-    homes = {role: plugin_database(database) if definition.get("plugins") else database for role, definition in listed["roles"].items()}
-    for role, home in homes.items():
-        _apply_role(client[home], role, listed)
+    homes = apply_roles(client, database, listed)
     for user in listed["users"]:
         access = {
             "pwd": secrets[user["password_secret"]],
@@ -31,6 +29,14 @@ def apply_access(client: MongoClient[Document], database: str, secrets: SecretFi
             "mechanisms": ["SCRAM-SHA-256"],
         }
         _create_or_update(client["admin"], "User", secrets[user["name_secret"]], USER_EXISTS, **access)
+
+
+def apply_roles(client: MongoClient[Document], database: str, listed: Document) -> dict[str, str]:
+    """Create or update the roles; which database each of them is in."""
+    homes = {role: plugin_database(database) if definition.get("plugins") else database for role, definition in listed["roles"].items()}
+    for role, home in homes.items():
+        _apply_role(client[home], role, listed)
+    return homes
 
 
 def _apply_role(database: Database[Document], role: str, listed: Document) -> None:

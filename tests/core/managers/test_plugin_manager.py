@@ -283,7 +283,7 @@ FOREIGN: list[tuple[Any, str]] = [
     (routed(path="/plugins/shop/{x}/{x}"), r"is no method with a path"),
     (routed(method="TRACE"), r"is no method with a path"),
     (routed(unlimited=True), r"route GET /plugins/shop: its roles are some of .*, and it is limited"),
-    (routed(limit="nothing"), r"route GET /plugins/shop: no limit is named nothing; known are auth, ip, money, user"),
+    (routed(limit="nothing"), r"route GET /plugins/shop: no limit is named nothing; known are api_key, auth, ip, money, user"),
     (lambda app: [routed(path=f"/plugins/shop/{{{name}}}")(app) for name in "ab"], r"route GET /plugins/shop/{b} is registered already"),
     (bring(module("wallet_module")), r"module wallet_module is outside of its name space: a module of shop is shop or begins with shop_"),
     (bring(module("shopping")), r"module shopping is outside of its name space"),
