@@ -8,7 +8,8 @@ from typing import Any
 
 from pymongo.database import Database
 
-from tools.local_stack import LocalStack, mongo_init
+from tools.local_stack import LocalStack
+from tools.local_stack.mongo_init import apply_roles
 from utils.collections import apply_collections, load_collections
 
 
