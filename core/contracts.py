@@ -7,7 +7,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -41,6 +41,8 @@ class RequestFields(TypedDict):
     status: int
     duration_ms: float
     user_id: str | None
+    # Only of requests with an API key.
+    key_id: NotRequired[str]
 
 
 class UserEvent(TypedDict):

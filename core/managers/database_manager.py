@@ -378,9 +378,7 @@ class DatabaseManager(Manager):
             self._changed.setdefault(id(session), set()).add(collection)
 
     def _forget_cached(self, collections: set[str]) -> None:
-        """While Redis is away, what is cached lives on to the end of its time."""
-        with suppress(Unavailable):
-            self.app_manager.redis_manager.invalidate_tags(*(_tag(name) for name in sorted(collections)))
+        self.app_manager.redis_manager.invalidate_tags(*(_tag(name) for name in sorted(collections)))
 
     def _audit(self, action: str, collection: str, targets: Sequence[Any], session: ClientSession, role: str = READ_WRITE) -> None:
         rows = [audit_entry(f"{collection}.{action}", target if isinstance(target, str) else None) for target in targets]

@@ -153,7 +153,7 @@ class EncryptionManager(Manager):
         return self._ring.derived(purpose, length)
 
     def check(self) -> tuple[str, dict[str, Any]]:
-        return "healthy", {"keys": len(self._ring.masters), "newest": self.fingerprints()[0]}
+        return "healthy", {"keys": len(self._ring.masters)}
 
     def dispose(self) -> None:
         self.initialized = False

@@ -252,7 +252,7 @@ class JWTManager(Manager):
 
     def check(self) -> tuple[str, dict[str, Any]]:
         signer = self._ring.signers[ACCESS]
-        return "healthy", {"algorithm": signer.algorithm, "keys": len(self._fingerprints), "newest": self._fingerprints[0]}
+        return "healthy", {"algorithm": signer.algorithm, "keys": len(self._fingerprints)}
 
     def dispose(self) -> None:
         self.initialized = False

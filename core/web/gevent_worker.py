@@ -9,12 +9,18 @@ import gevent
 from gunicorn.workers.ggevent import GeventWorker as _GeventWorker
 
 from core.web.drain import DrainMixin
+from utils import green
 
 _TICK_SECONDS = 0.25
 
 
 class GeventWorker(DrainMixin, _GeventWorker):
     """Serves every connection in a greenlet of its own."""
+
+    def patch(self) -> None:
+        # What `green` keeps of the standard library is from before.
+        assert green.current_mode() == "threading"
+        super().patch()
 
     def load_wsgi(self) -> None:
         super().load_wsgi()

@@ -257,10 +257,10 @@ class RequestChain:
     def _add_headers(self, trip: _Trip, response: Response) -> None:
         headers = response.headers
         headers.set("X-Request-ID", trip.request_id)
-        # A refusal carries those of the policy that refused.
         if trip.standing is not None:
             for name, value in rate_limit_headers(trip.standing).items():
-                headers.set(name, value)
+                # A refusal has those of the policy that refused.
+                headers.setdefault(name, value)
 
     def _record(self, trip: _Trip, status: int) -> None:
         elapsed = time.perf_counter() - trip.started

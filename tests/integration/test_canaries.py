@@ -50,7 +50,6 @@ def accounts(url: str, canaries: Canaries) -> Client:
     email = f"{canaries.word('mail')}@Example.com"
     headers = {
         "X-Client-Fingerprint": canaries.word("fingerprint"),
-        "X-API-Key": canaries.word("apikey"),
         "Cookie": f"session={canaries.word('cookie')}",
     }
     http = requests.Session()
@@ -83,6 +82,18 @@ def accounts(url: str, canaries: Canaries) -> Client:
     sent("POST", "/auth/refresh", {"refresh_token": canaries.word("badtoken")})
     assert sent("POST", "/auth/login", {"login": name, "password": new}).status_code == 200
     return client
+
+
+def api_keys(client: Client, canaries: Canaries) -> None:
+    """Make one and use it; send wrong ones, and one beside a token."""
+    made = client.call("POST", "/auth/api-keys", {"name": canaries.word("keyname"), "scopes": ["wallets:read"]})
+    assert made.status_code == 201, made.text
+    key = made.json()["key"]
+    # Of the whole key the hash is kept: with 256 random bits, that tells nothing.
+    canaries.secret.add(key[30:60])
+    for sent in (key, canaries.word("apikey"), f"{key[:-1]}x", f"ck_{'0' * 24}_{canaries.word('apikey')}"):
+        requests.get(f"{client.url}/wallets/me", headers={"X-API-Key": sent}, timeout=10)
+        client.call("GET", "/wallets/me", headers={"X-API-Key": sent})
 
 
 def money(client: Client, admin: Client, canaries: Canaries) -> None:
@@ -200,6 +211,7 @@ def test_no_canary_is_in_a_log_in_redis_or_in_mongodb(
 
     with AppServer(servers.environ, tmp_path, **settings) as server:
         client = accounts(server.url, canaries)
+        api_keys(client, canaries)
         money(client, Client.admin(server.url, secrets_dir), canaries)
         bad_requests(server.url, canaries)
         sockets(client, canaries)

@@ -24,15 +24,12 @@ _FUNCTION = logging.getLogger("credit.function")
 _FILES = {_SERVER: "server.log", _GAME: "game_play.log", _FUNCTION: "function.log"}
 # Their texts hold what was to be stored, sent, or validated.
 _DRIVERS = ("pymongo", "bson", "redis", "hvac", "requests", "urllib3", "pydantic", "jwt", "cryptography")
+# `json.dumps` with options makes an encoder for each call.
 _encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
 _CAUSES = 8
 _FIELDS, _LINE = "credit_fields", "credit_line"
 # What json leaves as it is and still ends a line somewhere, moves a terminal's cursor, or has no UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-# `json.dumps` with options makes an encoder for each call.
-_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
 
 
 class _Line(logging.Formatter):

@@ -157,7 +157,7 @@ def test_the_breaker_opens_after_failures_and_closes_after_a_success(services: S
         services.call("shop", "GET", "/echo")
     assert len(http.seen) == 3, "an open breaker asks nobody"
     assert services.health_check()["status"] == "degraded"
-    assert services.health_check()["away"] == ["shop"]
+    assert services.health_check()["away"] == 1
     assert sample("credit_service_breaker_open", service="shop") == 1
 
     def answered() -> bool:
@@ -167,7 +167,7 @@ def test_the_breaker_opens_after_failures_and_closes_after_a_success(services: S
             return False
 
     assert eventually(answered, 5)
-    assert services.health_check()["away"] == []
+    assert services.health_check()["away"] == 0
     assert sample("credit_service_breaker_open", service="shop") == 0
 
 
@@ -177,7 +177,7 @@ def test_each_service_has_a_breaker_of_its_own(services: ServicesManager, http: 
     for _ in range(5):
         with pytest.raises(Unavailable):
             services.call("mail", "GET", "/status/500")
-    assert services.health_check()["away"] == ["mail"]
+    assert services.health_check()["away"] == 1
     assert services.call("shop", "GET", "/echo")
 
 
@@ -186,7 +186,7 @@ def test_an_address_that_is_out_of_use_shows_in_the_managers_health(services: Se
     http.broken = True
     for _ in range(6):
         services.call("shop", "GET", "/echo")
-    assert services.health_check()["ejected_addresses"] == {"shop": 1}
+    assert services.health_check()["ejected_addresses"] == 1
     assert services.health_check()["status"] == "degraded"
     states = {each["address"]: each["status"] for each in services.health_check("shop")["addresses"]}
     assert states == {http.url.removeprefix("http://"): "unhealthy", other.url.removeprefix("http://"): "healthy"}

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import json_util
 
-from tools.error_handling.errors import Forbidden, Unavailable
-from tools.logger.custom_logger import custom_log
+from tools.error_handling.errors import Forbidden
 from utils.collections import load_collections
 
 if TYPE_CHECKING:
@@ -61,13 +60,8 @@ class Queries:
     def invalidate(self, *collections: str) -> None:
         """Forget what was cached of `collections` and of the views on them; called after the commit of a write."""
         names = {*collections, *(self._views[name] for name in collections if name in self._views)} & self._public
-        if not names:
-            return
-        try:
+        if names:
             self._redis.invalidate_tags(*map(_tag, names))
-        except Unavailable:
-            # The write has happened. Nothing is read from the cache while Redis is away; what it still has ends with its ttl.
-            custom_log("cached queries could not be invalidated", level="WARNING", collections=sorted(names))
 
 
 def _tag(collection: str) -> str:
