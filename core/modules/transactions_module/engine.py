@@ -15,7 +15,7 @@ from typing import Protocol
 from core import metrics
 from core.modules.transactions_module.commands import Command, Outcome, Snapshot, Verdict, decide
 from tools.error_handling.errors import AppError, OutcomeUnknown, Unavailable
-from tools.logger.custom_logger import custom_log, log_exception, log_function
+from tools.logger.custom_logger import custom_log, game_log, log_exception, log_function
 from utils import deadline
 from utils.clock import utc_now
 
@@ -174,6 +174,10 @@ class PostingEngine:
         for transaction in (posting.transaction for posting in outcome.posted):
             count[transaction.type] += 1
             amount[transaction.type, transaction.asset] += transaction.amount
+        if count:
+            game_log(
+                "credits moved", transactions=dict(count), amounts={f"{kind} {asset}": total for (kind, asset), total in amount.items()}
+            )
         for kind, number in count.items():
             metrics.TRANSACTIONS.labels(kind).inc(number)
         for labels, total in amount.items():

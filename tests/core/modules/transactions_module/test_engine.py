@@ -109,6 +109,17 @@ def test_a_command_gets_its_verdict(make: Callable[..., PostingEngine], store: S
     assert engine.queue_length == 0
 
 
+def test_each_commit_is_one_event_of_the_application(
+    make: Callable[..., PostingEngine], store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="credit.game_play")
+    within(60, lambda: make().submit(command(grant("a", 7))))
+    until(lambda: any(record.name == "credit.game_play" for record in caplog.records))
+    (event,) = [record for record in caplog.records if record.name == "credit.game_play"]
+    assert event.getMessage() == "credits moved"
+    assert event.credit_fields == {"transactions": {"grant": 1}, "amounts": {"grant CREDIT": 7}}  # type: ignore[attr-defined]
+
+
 def test_what_arrives_during_a_commit_is_decided_together_and_in_order(
     make: Callable[..., PostingEngine], store: Store, pool: ThreadPoolExecutor
 ) -> None:
