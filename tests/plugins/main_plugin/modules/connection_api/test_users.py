@@ -12,6 +12,7 @@ from pymongo.database import Database
 
 from core.contracts import Kind
 from plugins.main_plugin.modules.connection_api.passwords import Passwords
+from plugins.main_plugin.modules.connection_api.queries import Queries
 from plugins.main_plugin.modules.connection_api.repository import ConnectionRepository
 from plugins.main_plugin.modules.connection_api.users import Users
 from tests.support.at_once import at_once
@@ -41,11 +42,13 @@ def make_worker(servers: LocalStack, stored: Database[dict[str, Any]], tmp_path_
             shutil.copytree(servers.environ["SECRETS_DIR"], secrets)
             (secrets / "encryption_key").write_text("\n".join(keys))
             environ = {**servers.environ, "SECRETS_DIR": str(secrets), "MONGODB_DATABASE": stored.name}
-            managers = Managers(environ, "database", "encryption", "hooks")
+            managers = Managers(environ, "database", "redis", "encryption", "hooks")
             stack.callback(managers.dispose)
             managers.hooks_manager.declare_hook("user_created", Kind.GATE)
             repository = ConnectionRepository(managers.database_manager, managers.encryption_manager)
-            return Users(repository, Passwords(1, 8, 8, 64), None, managers.hooks_manager, None)  # type: ignore[arg-type]
+            queries = Queries(managers.database_manager, managers.redis_manager)
+            hashes = Passwords(1, 8, 8, 64)
+            return Users(repository, hashes, None, None, queries=queries, hooks=managers.hooks_manager, pager=None)  # type: ignore[arg-type]
 
         yield make
 
