@@ -147,6 +147,13 @@ class AppManager:
         """Those that run, in the order of their start."""
         return list(self._started)
 
+    def spare_wrapped_secret_id(self) -> None:
+        """For commands: raises BootError where a wrapped secret id opens Vault, since the server could not start with a used one."""
+        self._load_settings(lambda: load_bootstrap(*self._environ))
+        if self.config["VAULT_ADDR"] and self.config["VAULT_WRAPPED_SECRET_ID"]:
+            own = "give commands a SECRETS_DIR of their own, with vault_role_id and a vault_secret_id"
+            raise BootError(f"vault: not asked, since the wrapped secret id opens it only once, for the server; {own}")
+
     def survey_settings(self) -> tuple[Config, list[str]]:
         """For people: every setting as far as it can be told, and what is wrong; asks nobody but Vault."""
         held, wrong = self._held_by_vault()
@@ -260,10 +267,7 @@ class AppManager:
     def _held_by_vault(self) -> tuple[dict[str, str], list[str]]:
         """What Vault holds for us (nothing without one), and why that cannot be told."""
         try:
-            self._load_settings(lambda: load_bootstrap(*self._environ))
-            if self.config["VAULT_ADDR"] and self.config["VAULT_WRAPPED_SECRET_ID"]:
-                # Looking would use up what the server needs for its start.
-                raise BootError("vault: not asked, since the wrapped secret id opens it only once")
+            self.spare_wrapped_secret_id()
             self.vault_manager.initialize()
             return self.vault_manager.settings(), []
         except BootError as error:
