@@ -211,14 +211,15 @@ class AppManager:
     def _ask_everyone(self) -> dict[str, Any]:
         managers = self.managers()
         modules = {module.NAME: module.NAME.removesuffix("_module") for module in self.module_manager.all_modules()}
-        of_managers = {manager.name: partial(_health_of, manager) for manager in managers}
-        of_modules = {f"module {key}": partial(self.module_manager.get_module_health, key) for key in modules}
-        answers = self._checks.ask({**of_managers, **of_modules})
+        ask_managers = {manager.name: partial(_health_of, manager) for manager in managers}
+        ask_modules = {f"module {key}": partial(self.module_manager.get_module_health, key) for key in modules}
+        answers = self._checks.ask({**ask_managers, **ask_modules})
         states = {manager.name: answers[manager.name] or _too_late(manager) for manager in managers}
+        of_modules = {name: answers[f"module {key}"] or _module_too_late(key) for key, name in modules.items()}
         return {
-            "status": _overall(managers, states),
+            "status": _overall(managers, states, of_modules),
             "managers": states,
-            "modules": {name: answers[f"module {key}"] or _module_too_late(key) for key, name in modules.items()},
+            "modules": of_modules,
             "last_check": rfc3339(utc_now()),
         }
 
@@ -302,6 +303,9 @@ class AppManager:
 def _health_of(manager: Manager) -> dict[str, Any]:
     try:
         return manager.health_check()
+    except green.TimeLimitReached:
+        # Who asks has stopped to wait: no failure of the check.
+        raise
     except Exception as error:  # noqa: BLE001  a broken check is a finding, not a failure of who asks
         return _unanswered(manager, type(error).__name__)
 
@@ -319,8 +323,8 @@ def _module_too_late(key: str) -> dict[str, Any]:
     return {"module": key, "status": "unhealthy", "error": "timeout"}
 
 
-def _overall(managers: list[Manager], answers: dict[str, dict[str, Any]]) -> str:
-    states = {manager.name: (manager.critical, answers[manager.name]["status"]) for manager in managers}
-    if not states or any(critical and status == "unhealthy" for critical, status in states.values()):
+def _overall(managers: list[Manager], states: dict[str, dict[str, Any]], modules: dict[str, dict[str, Any]]) -> str:
+    """What is critical makes the whole unhealthy; any other manager, and any module, degraded."""
+    if not managers or any(manager.critical and states[manager.name]["status"] == "unhealthy" for manager in managers):
         return "unhealthy"
-    return "healthy" if all(status == "healthy" for _, status in states.values()) else "degraded"
+    return "healthy" if all(answer["status"] == "healthy" for answer in (*states.values(), *modules.values())) else "degraded"
