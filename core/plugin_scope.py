@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PATH = re.compile(r"/|(/(?!\.+(?:/|$))([A-Za-z0-9._~-]+|{[a-z_][a-z0-9_]*}))+")
 _VARIABLE = re.compile(r"{\w+}")
-# The methods of the database manager whose first argument is a collection.
+# What plugins may call of the database manager; the first argument of most is a collection.
 _COLLECTION_METHODS = frozenset(
     [
         "insert_one",
@@ -34,11 +34,13 @@ _COLLECTION_METHODS = frozenset(
         "delete_one",
         "delete_many",
         "collection",
+        "on_collection",
         "insert_rows",
         "update_rows",
         "declare_fields",
     ]
 )
+_OTHER_DATABASE_METHODS = frozenset(["transaction", "errors", "health_check"])
 
 
 class NameSpaceError(BootError):
@@ -313,16 +315,31 @@ class PluginDatabase(View):
         self._plugin = scope.plugin
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._real, name)
-        if name not in _COLLECTION_METHODS or self._plugin.built_in:
-            return method
-        return partial(self._call, method)
+        if self._plugin.built_in or name in _OTHER_DATABASE_METHODS:
+            return getattr(self._real, name)
+        if name in _COLLECTION_METHODS:
+            return partial(self._call, getattr(self._real, name))
+        raise NameSpaceError(f"plugin {self._plugin.key}: {name} of the database manager is not for plugins")
+
+    def declare_cached(self, *collections: str) -> None:
+        """As the database manager's."""
+        self._check(*collections)
+        self._real.declare_cached(*collections)
+
+    def get_cached_query(self, query_key: str, *query: Any, **options: Any) -> Any:
+        """As the database manager's, under a key that no other plugin has."""
+        key = query_key if self._plugin.built_in else f"plugin:{self._plugin.key}:{query_key}"
+        return self._real.get_cached_query(key, *query, **options)
 
     def _call(self, method: Any, collection: str, *arguments: Any, **options: Any) -> Any:
-        declared: Mapping[str, Any] = self._plugin.plugin_class.COLLECTIONS
-        if collection not in declared:
-            raise NameSpaceError(f"plugin {self._plugin.key}: {collection} is none of the COLLECTIONS that it declares")
+        self._check(collection)
         return method(collection, *arguments, **options)
+
+    def _check(self, *collections: str) -> None:
+        declared: Mapping[str, Any] = self._plugin.plugin_class.COLLECTIONS
+        foreign = [name for name in collections if name not in declared]
+        if foreign and not self._plugin.built_in:
+            raise NameSpaceError(f"plugin {self._plugin.key}: {foreign[0]} is none of the COLLECTIONS that it declares")
 
 
 class PluginModules(View):

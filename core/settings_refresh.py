@@ -54,7 +54,8 @@ class SettingsRefresh:
             return
         self._told.pop("", None)
         current = self._app_manager.config
-        changed = {key for key in current if fresh[key] != current[key]}
+        # Of an optional plugin that has failed since, nobody reads the settings any more.
+        changed = {key for key in current.keys() & fresh.keys() if fresh[key] != current[key]}
         live = changed & {key for manager in self._app_manager.managers() for key in manager.live_settings}
         for key in sorted(changed - live):
             self._tell(key, fresh[key], f"setting {key} has changed, which takes effect at the next start")

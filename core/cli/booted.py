@@ -15,9 +15,13 @@ from utils.config.config import quiet_environment
 
 @contextmanager
 def booted() -> Iterator[AppManager]:
-    """All managers, started as in a worker and disposed at the end; one line and exit code 3 when the boot fails."""
+    """All managers, started as in a worker and disposed at the end; one line and exit code 3 when the boot fails.
+
+    Where Vault is opened by a wrapped secret id, commands need a secret id of their own, which a SECRETS_DIR of their own gives them.
+    """
     app_manager = AppManager(quiet_environment())
     try:
+        app_manager.spare_wrapped_secret_id()
         app_manager.initialize()
     except BootError as error:
         click.echo(f"boot failed: {error}", err=True)

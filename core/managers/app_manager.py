@@ -147,6 +147,13 @@ class AppManager:
         """Those that run, in the order of their start."""
         return list(self._started)
 
+    def spare_wrapped_secret_id(self) -> None:
+        """For commands: raises BootError where a wrapped secret id opens Vault, since the server could not start with a used one."""
+        self._load_settings(lambda: load_bootstrap(*self._environ))
+        if self.config["VAULT_ADDR"] and self.config["VAULT_WRAPPED_SECRET_ID"]:
+            own = "give commands a SECRETS_DIR of their own, with vault_role_id and a vault_secret_id"
+            raise BootError(f"vault: not asked, since the wrapped secret id opens it only once, for the server; {own}")
+
     def survey_settings(self) -> tuple[Config, list[str]]:
         """For people: every setting as far as it can be told, and what is wrong; asks nobody but Vault."""
         held, wrong = self._held_by_vault()
@@ -204,14 +211,15 @@ class AppManager:
     def _ask_everyone(self) -> dict[str, Any]:
         managers = self.managers()
         modules = {module.NAME: module.NAME.removesuffix("_module") for module in self.module_manager.all_modules()}
-        of_managers = {manager.name: partial(_health_of, manager) for manager in managers}
-        of_modules = {f"module {key}": partial(self.module_manager.get_module_health, key) for key in modules}
-        answers = self._checks.ask({**of_managers, **of_modules})
+        ask_managers = {manager.name: partial(_health_of, manager) for manager in managers}
+        ask_modules = {f"module {key}": partial(self.module_manager.get_module_health, key) for key in modules}
+        answers = self._checks.ask({**ask_managers, **ask_modules})
         states = {manager.name: answers[manager.name] or _too_late(manager) for manager in managers}
+        of_modules = {name: answers[f"module {key}"] or _module_too_late(key) for key, name in modules.items()}
         return {
-            "status": _overall(managers, states),
+            "status": _overall(managers, states, of_modules),
             "managers": states,
-            "modules": {name: answers[f"module {key}"] or _module_too_late(key) for key, name in modules.items()},
+            "modules": of_modules,
             "last_check": rfc3339(utc_now()),
         }
 
@@ -260,10 +268,7 @@ class AppManager:
     def _held_by_vault(self) -> tuple[dict[str, str], list[str]]:
         """What Vault holds for us (nothing without one), and why that cannot be told."""
         try:
-            self._load_settings(lambda: load_bootstrap(*self._environ))
-            if self.config["VAULT_ADDR"] and self.config["VAULT_WRAPPED_SECRET_ID"]:
-                # Looking would use up what the server needs for its start.
-                raise BootError("vault: not asked, since the wrapped secret id opens it only once")
+            self.spare_wrapped_secret_id()
             self.vault_manager.initialize()
             return self.vault_manager.settings(), []
         except BootError as error:
@@ -298,6 +303,9 @@ class AppManager:
 def _health_of(manager: Manager) -> dict[str, Any]:
     try:
         return manager.health_check()
+    except green.TimeLimitReached:
+        # Who asks has stopped to wait: no failure of the check.
+        raise
     except Exception as error:  # noqa: BLE001  a broken check is a finding, not a failure of who asks
         return _unanswered(manager, type(error).__name__)
 
@@ -315,8 +323,8 @@ def _module_too_late(key: str) -> dict[str, Any]:
     return {"module": key, "status": "unhealthy", "error": "timeout"}
 
 
-def _overall(managers: list[Manager], answers: dict[str, dict[str, Any]]) -> str:
-    states = {manager.name: (manager.critical, answers[manager.name]["status"]) for manager in managers}
-    if not states or any(critical and status == "unhealthy" for critical, status in states.values()):
+def _overall(managers: list[Manager], states: dict[str, dict[str, Any]], modules: dict[str, dict[str, Any]]) -> str:
+    """What is critical makes the whole unhealthy; any other manager, and any module, degraded."""
+    if not managers or any(manager.critical and states[manager.name]["status"] == "unhealthy" for manager in managers):
         return "unhealthy"
-    return "healthy" if all(status == "healthy" for _, status in states.values()) else "degraded"
+    return "healthy" if all(answer["status"] == "healthy" for answer in (*states.values(), *modules.values())) else "degraded"

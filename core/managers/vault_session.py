@@ -98,9 +98,14 @@ class VaultSession:
         self._answered()
         return answer
 
-    def sign_in(self) -> None:
-        """A new token: the one that another process of ours has got meanwhile, or one by AppRole."""
+    def sign_in(self, ended: str | None = None) -> None:
+        """A new token: the one that another process of ours has got meanwhile, or one by AppRole.
+
+        `ended`: the token that it is to replace; nothing is done when another caller has replaced it before.
+        """
         with self._lock:
+            if ended is not None and self.client.token != ended:
+                return
             if not self._adopt():
                 self._log_in()
 
@@ -109,9 +114,10 @@ class VaultSession:
         metrics.VAULT_TOKEN_TTL.labels("approle").set(self.seconds_left)
         if time.monotonic() < self._due_at:
             return
+        token = self.client.token
         try:
             if not self._renew():
-                self.sign_in()
+                self.sign_in(token)
         except VAULT_ERRORS as error:
             self.renewal_failures += 1
             self._due_at = retry_due(self.renewal_failures)
@@ -146,13 +152,14 @@ class VaultSession:
             self.client.adapter.close()
 
     def _call_signed_in(self, request: Callable[[hvac.Client], T]) -> T:
+        token = self.client.token
         try:
             return request(self.client)
         except Forbidden:
-            # The same answer for what we may not do and for a token that has ended.
-            if self._lives(self.client.token):
+            # The same answer for what we may not do and for a token that has ended, which another caller may have replaced by now.
+            if self.client.token == token and self._lives(token):
                 raise
-            self.sign_in()
+            self.sign_in(token)
             return request(self.client)
 
     def _answered(self) -> None:

@@ -13,7 +13,7 @@ from core.settings_refresh import SettingsRefresh
 from tests.support.logs import logging_to
 from tests.support.polling import eventually
 from tools.error_handling.errors import Unavailable
-from utils.config.config import Config, load_config
+from utils.config.config import Config, Setting, load_config
 
 OLD, NEW, NEWER = "o" * 40, "n" * 40, "m" * 40
 
@@ -52,6 +52,7 @@ class App:
         self.environ = {"SECRETS_DIR": str(folder), **environ}
         self.held: dict[str, str] = {}
         self.vault_is_away = False
+        self.of_plugins: list[Setting] = []
         self.config: Config = self.resolve()
         self.running: list[Manager] = []
         self.refresh = SettingsRefresh(self, self.resolve)  # type: ignore[arg-type]
@@ -59,7 +60,7 @@ class App:
     def resolve(self) -> Config:
         if self.vault_is_away:
             raise Unavailable("away")
-        return load_config(self.held, self.environ)
+        return load_config(self.held, self.environ, more=self.of_plugins)
 
     def managers(self) -> list[Manager]:
         return self.running
@@ -92,6 +93,16 @@ def test_a_changed_secret_reaches_the_manager_that_lists_it(app: App) -> None:
     assert (other.has, other.reloads) == ({"ENCRYPTION_KEY": OLD}, 0)
     app.refresh.refresh()
     assert jwt.reloads == 1
+
+
+def test_settings_of_a_plugin_that_has_failed_since_hold_up_nobody(app: App) -> None:
+    jwt = app.add("jwt", "JWT_SECRET")
+    app.of_plugins = [Setting("SHOP_TITLE", str, "Shop", "The title.")]
+    app.config = app.resolve()
+    app.of_plugins = []
+    app.write(jwt_secret=NEW)
+    app.refresh.refresh()
+    assert jwt.has == {"JWT_SECRET": NEW}
 
 
 def test_vault_wins_over_the_files_here_too(app: App) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 class AppServer:
@@ -74,9 +81,9 @@ class AppServer:
             return False
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes."""
+        """The worker processes that run; one that was killed is none, though gunicorn has yet to take note."""
         assert self.process is not None
-        return psutil.Process(self.process.pid).children()
+        return [child for child in psutil.Process(self.process.pid).children() if _runs(child)]
 
     def kill_worker(self) -> None:
         """SIGKILL one worker; gunicorn replaces it."""

@@ -22,6 +22,7 @@ from tests.support.plugins import Installer, plugin
 from tests.support.polling import eventually
 from tools.error_handling.errors import Forbidden, Unavailable
 from utils.config.config import Setting
+from utils.green import TimeLimitReached
 
 
 def test_the_order_of_the_boot_is_the_one_of_the_design() -> None:
@@ -311,6 +312,13 @@ def test_a_manager_whose_check_hangs_does_not_hang_health(boot: Any, monkeypatch
     manager.dispose()
 
 
+def test_a_green_check_that_takes_too_long_is_a_timeout_as_a_native_one_is(boot: Any) -> None:
+    manager = boot(redis=fake("redis", state=TimeLimitReached()))
+    manager.initialize()
+    answer = manager.health()["managers"]["redis"]
+    assert (answer["status"], answer["error"]) == ("unhealthy", "timeout")
+
+
 def test_one_that_has_ended_is_neither_healthy_nor_ready(boot: Any) -> None:
     manager = boot()
     manager.initialize()
@@ -337,6 +345,29 @@ def test_the_application_boots_and_answers(application: AppManager) -> None:
     assert report["status"] == "healthy"
     assert set(report["managers"]) == {manager_class.name for manager_class in BOOT_ORDER}
     assert {"wallet", "transactions", "connection_api"} <= set(report["modules"])
+
+
+@pytest.mark.parametrize("state", ["degraded", "unhealthy", "hangs"])
+def test_a_module_that_is_not_healthy_makes_the_whole_degraded_and_no_more(
+    state: str, application: AppManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+
+    def check() -> dict[str, Any]:
+        if state == "hangs":
+            release.wait(30)
+        return {"module": "wallet_module", "status": state}
+
+    monkeypatch.setattr(application, "_health", (float("-inf"), {}))
+    monkeypatch.setattr(application.module_manager.get_module("wallet_module"), "health_check", check)
+    try:
+        report = application.health()
+    finally:
+        release.set()
+    assert report["modules"]["wallet"]["status"] == ("unhealthy" if state == "hangs" else state)
+    assert report["managers"]["module"]["status"] == "healthy"
+    assert report["status"] == "degraded"
+    assert application.readiness()["status"] == "ready"
 
 
 def test_every_manager_is_an_attribute(application: AppManager) -> None:

@@ -12,6 +12,7 @@ from core.managers.hooks_manager import HooksManager
 from core.managers.module_manager import ModuleManager, discover
 from core.modules.base_module import BaseModule
 from tests.support.plugins import Module, module
+from utils.green import TimeLimitReached
 
 
 @pytest.fixture
@@ -114,11 +115,12 @@ def test_one_that_fails_to_end_does_not_stop_the_others(make: Any) -> None:
     assert Module.log == ["-c", "-b", "-a"]
 
 
-@pytest.mark.parametrize(("state", "status"), [("healthy", "healthy"), ("degraded", "degraded"), (RuntimeError("canary"), "degraded")])
-def test_the_manager_is_as_healthy_as_its_modules(state: Any, status: str, make: Any) -> None:
+@pytest.mark.parametrize("state", ["healthy", "degraded", RuntimeError("canary")])
+def test_each_module_is_asked_for_itself_and_the_manager_only_counts_them(state: Any, make: Any) -> None:
     manager = make(module("one", state=state), module("two"))
     manager.initialize()
-    assert manager.health_check()["status"] == status
+    answer = manager.health_check()
+    assert (answer["status"], answer["modules"]) == ("healthy", 2)
     assert "canary" not in str(manager.get_module_health("one"))
     assert manager.get_module_status()["one"]["status"] == (state if isinstance(state, str) else "unhealthy")
     assert manager.get_module_status()["two"] | {"last_check": ""} == {
@@ -128,6 +130,20 @@ def test_the_manager_is_as_healthy_as_its_modules(state: Any, status: str, make:
         "dependencies": [],
         "routes": 0,
     }
+
+
+@pytest.mark.parametrize("answer", [None, {}, ["healthy"]], ids=repr)
+def test_an_answer_that_is_none_is_a_broken_check(answer: Any, make: Any) -> None:
+    manager = make(module("one", health_check=lambda self: answer))
+    manager.initialize()
+    assert manager.get_module_health("one")["status"] == "unhealthy"
+
+
+def test_a_check_that_ran_out_of_time_is_told_as_such_to_who_asks(make: Any) -> None:
+    manager = make(module("one", state=TimeLimitReached()))
+    manager.initialize()
+    with pytest.raises(TimeLimitReached):
+        manager.get_module_health("one")
 
 
 def test_the_modules_of_the_core_are_discovered_under_their_own_names() -> None:

@@ -311,6 +311,15 @@ FOREIGN: list[tuple[Any, str]] = [
     (lambda app: app.database_manager.find_one("users", {}), r"users is none of the COLLECTIONS that it declares"),
     (lambda app: app.database_manager.collection("wallets"), r"wallets is none of the COLLECTIONS that it declares"),
     (lambda app: app.database_manager.insert_rows("entries", [], None), r"entries is none of the COLLECTIONS that it declares"),
+    (lambda app: app.database_manager.on_collection("users", list), r"users is none of the COLLECTIONS that it declares"),
+    (lambda app: app.database_manager.declare_cached("users"), r"users is none of the COLLECTIONS that it declares"),
+    (
+        lambda app: app.database_manager.declare_plugin_collections({"users": {}}),
+        r"declare_plugin_collections of the database manager is not for plugins",
+    ),
+    (lambda app: app.database_manager.forget_plugin_collections(["other"]), r"forget_plugin_collections of the database manager"),
+    (lambda app: app.database_manager.prepare_plugin_collections({"users": {}}), r"prepare_plugin_collections of the database manager"),
+    (lambda app: app.database_manager.dispose(), r"dispose of the database manager is not for plugins"),
     (lambda app: [app.plugin_manager.register_template_dir(Path("/")) for _ in "ab"], r"has a template directory already"),
     (lambda app: app.metrics.counter("x{}", "X."), r"metric 'x{}': small letters, digits and _ make a name"),
     (lambda app: app.metrics.gauge("x", "X.", "all"), r"metric x: the mode is one of livesum, "),
@@ -323,6 +332,27 @@ def test_a_name_of_another_is_refused_and_names_the_plugin(work: Any, reason: st
     manager = installer.enable(application, plugin("shop", work=work))
     with pytest.raises(BootError, match=f"^plugin shop: .*{reason}"):
         manager.initialize()
+    manager.dispose()
+
+
+def test_plugins_use_the_database_within_their_collections(application: Managers, installer: Installer) -> None:
+    kept: list[Any] = []
+    manager = installer.enable(application, plugin("shop", COLLECTIONS={"shop_books": {}}, work=kept.append))
+    manager.initialize()
+    database = kept[0].database_manager
+    database.declare_cached("shop_books")
+    book = database.transaction(lambda session: database.insert_one("shop_books", {"_id": "a-book"}, session))
+    assert database.on_collection("shop_books", lambda books: books.find_one({"_id": book})) == {"_id": "a-book"}
+    assert database.delete_one("shop_books", {"_id": book}).deleted_count == 1
+    manager.dispose()
+
+
+def test_plugins_cache_queries_under_keys_of_their_own(application: Managers, installer: Installer) -> None:
+    kept: list[Any] = []
+    manager = installer.enable(application, plugin("shop", work=kept.append), plugin("mail", work=kept.append))
+    manager.initialize()
+    found = [app.database_manager.get_cached_query("top10", lambda app=app: app.key) for app in kept]
+    assert found == [app.database_manager.get_cached_query("top10", dict) for app in kept] == [app.key for app in kept]
     manager.dispose()
 
 

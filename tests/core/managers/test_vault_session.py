@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import hvac
 import pytest
+from hvac.exceptions import Forbidden
 from prometheus_client import REGISTRY
 
 from core.managers.base import BootError
@@ -165,6 +169,46 @@ def test_a_token_that_has_ended_is_replaced_when_it_is_used(make: MakeVault, bao
     vault.settings()
     bao.client().auth.token.revoke(token_of(vault))
     assert vault.get_all_secrets("never-read-before") == {}
+
+
+def test_many_callers_at_the_end_of_a_token_log_in_once(make: MakeVault, bao: OpenBao, ids: Callable[..., Path]) -> None:
+    vault = make(SECRETS_DIR=ids(num_uses=2))
+    session, callers = session_of(vault), 4
+    all_refused = threading.Barrier(callers)
+    bao.client().auth.token.revoke(token_of(vault))
+
+    def look_up() -> Any:
+        refusals = iter([lambda: all_refused.wait(10)])
+
+        def request(client: hvac.Client) -> Any:
+            try:
+                return client.auth.token.lookup_self()["data"]["policies"]
+            except Forbidden:
+                next(refusals, lambda: None)()
+                raise
+
+        return session.call(request)
+
+    with ThreadPoolExecutor(callers) as pool:
+        answers = [pool.submit(look_up) for _ in range(callers)]
+    assert [answer.result() for answer in answers] == [[POLICY, "default"]] * callers
+    assert session.token_number == 2
+
+
+def test_who_is_refused_under_a_token_that_another_has_replaced_tries_again(make: MakeVault, bao: OpenBao) -> None:
+    vault = make()
+    session = session_of(vault)
+    bao.client().auth.token.revoke(token_of(vault))
+
+    def request(client: hvac.Client) -> Any:
+        try:
+            return client.auth.token.lookup_self()["data"]
+        except Forbidden:
+            session.sign_in()
+            raise
+
+    assert session.call(request)["id"] == token_of(vault)
+    assert session.token_number == 2
 
 
 def test_what_we_may_not_do_costs_no_log_in(make: MakeVault) -> None:
