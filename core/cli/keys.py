@@ -17,8 +17,10 @@ from core.cli.key_files import KeyFile
 from core.rotation import Rotation, Tally
 from tools.error_handling.errors import Unavailable
 from utils.config.config import BY_KEY, ConfigError, load_plain, quiet_environment
+from utils.keys import ENCRYPTION_RING, JWT_RING, Stretcher, key_fingerprint
 
 _RINGS = {"jwt": "JWT_SECRET", "encryption": "ENCRYPTION_KEY"}
+_STRETCHED_FOR = {"jwt": JWT_RING, "encryption": ENCRYPTION_RING}
 # By then every worker has read a changed secret, on every machine that got it at the same time.
 _SETTLE_SECONDS = 120
 _DAY = 86_400
@@ -42,8 +44,8 @@ batch_option = click.option("--batch-size", type=click.IntRange(1, 5000), defaul
 def keys() -> None:
     """Key rings: one key a line, the first one signs or encrypts, all of them verify or decrypt.
 
-    A new key without an interruption: `new RING --write`, wait until every worker has read it, `promote RING`, and for
-    the encryption `rotate`. `retire RING` takes the oldest key away once nothing needs it.
+    A new key without an interruption: `new RING --write`, wait until every worker has read it, `promote RING FINGERPRINT`,
+    and for the encryption `rotate`. `retire RING` takes the oldest key away once nothing needs it.
     """
 
 
@@ -56,27 +58,35 @@ def new(ring: str, write: bool) -> None:
     It signs or encrypts once it was promoted.
     """
     key = secrets.token_urlsafe(48)
+    fingerprint = _fingerprint(ring, key)
     if not write:
         click.echo(key)
-        click.echo(f"Add it as the LAST line of the secret {BY_KEY[_RINGS[ring]].file_name}, everywhere.", err=True)
+        click.echo(f"Add {fingerprint} as the LAST line of the secret {BY_KEY[_RINGS[ring]].file_name}, everywhere.", err=True)
         return
     with _key_file(ring) as file:
         file.change(lambda lines: [*lines, key])
-    click.echo(f"A new key is the last line of {file.path}: as soon as a worker has read it, {_EFFECT[ring]} there.")
-    click.echo(f"Once all workers have (metric credit_keys_loaded): flask keys promote {ring}")
+    click.echo(f"A new key, {fingerprint}, is the last line of {file.path}: as soon as a worker has read it, {_EFFECT[ring]} there.")
+    click.echo(f"Once all workers have (metric credit_keys_loaded): flask keys promote {ring} {fingerprint}")
 
 
 @keys.command()
 @ring_argument
+@click.argument("fingerprint")
 @now_option
-def promote(ring: str, now: bool) -> None:
-    """Make the last key the first one, which signs or encrypts. Every worker has to know it by then."""
+def promote(ring: str, fingerprint: str, now: bool) -> None:
+    """Make the key FINGERPRINT the first one, which signs or encrypts. Every worker has to know it by then.
+
+    `new` and `status` show fingerprints.
+    """
     with _key_file(ring) as file:
-        if len(file.lines()) == 1:
-            raise click.ClickException(f"There is one key only; first: flask keys new {ring} --write")
-        _refuse_early(file, _SETTLE_SECONDS, now)
-        file.change(lambda lines: [lines[-1], *lines[:-1]])
-    click.echo(f"The newest key is the first line of {file.path} now.")
+
+        def promoted(lines: list[str]) -> list[str]:
+            chosen = _behind_the_first(ring, lines, fingerprint)
+            _refuse_early(file, _SETTLE_SECONDS, now)
+            return [chosen, *(line for line in lines if line != chosen)]
+
+        file.change(promoted)
+    click.echo(f"{fingerprint} is the first line of {file.path} now.")
     after = "flask keys rotate" if ring == "encryption" else "flask keys retire jwt, when the last token of the old key has died"
     click.echo(f"Next: {after}")
 
@@ -181,6 +191,21 @@ def _as_dicts(tallies: dict[str, Tally]) -> dict[str, dict[str, Any]]:
         }
         for name, tally in tallies.items()
     }
+
+
+def _fingerprint(ring: str, key: str) -> str:
+    """Of one line, as the managers show it."""
+    return key_fingerprint(Stretcher(_STRETCHED_FOR[ring]).masters(key)[0])
+
+
+def _behind_the_first(ring: str, lines: list[str], fingerprint: str) -> str:
+    """The line that has `fingerprint`; refuses one that is the first already, or not there."""
+    by_print = {_fingerprint(ring, line): line for line in lines}
+    if fingerprint not in by_print:
+        raise click.ClickException(f"There is no key {fingerprint}, only {', '.join(by_print)}; a new one: flask keys new {ring} --write")
+    if by_print[fingerprint] == lines[0]:
+        raise click.ClickException(f"{fingerprint} is the first key already.")
+    return by_print[fingerprint]
 
 
 def _refuse_needed(batch_size: int) -> None:
