@@ -16,13 +16,13 @@ from core.cli.booted import booted
 from core.cli.key_files import KeyFile
 from core.rotation import Rotation, Tally
 from tools.error_handling.errors import Unavailable
-from utils.config.config import BY_KEY, ConfigError, load_plain, quiet_environment
+from utils.config.config import BY_KEY, Config, ConfigError, load_plain, quiet_environment
 from utils.keys import ENCRYPTION_RING, JWT_RING, Stretcher, key_fingerprint
 
 _RINGS = {"jwt": "JWT_SECRET", "encryption": "ENCRYPTION_KEY"}
 _STRETCHED_FOR = {"jwt": JWT_RING, "encryption": ENCRYPTION_RING}
-# By then every worker has read a changed secret, on every machine that got it at the same time.
-_SETTLE_SECONDS = 120
+# By then every worker has read a changed secret, on every machine that got it at the same time: so long, or that many looks.
+_SETTLE_SECONDS, _SETTLE_LOOKS = 120, 4
 _DAY = 86_400
 # Where the ring lacks a key, nothing can be read: a thousand lines say so as well as a million.
 _NAMED = 1000
@@ -45,7 +45,8 @@ def keys() -> None:
     """Key rings: one key a line, the first one signs or encrypts, all of them verify or decrypt.
 
     A new key without an interruption: `new RING --write`, wait until every worker has read it, `promote RING FINGERPRINT`,
-    and for the encryption `rotate`. `retire RING` takes the oldest key away once nothing needs it.
+    and for the encryption `rotate`. `retire RING` takes the oldest key away once nothing needs it. Give these commands the
+    settings of the workers: SETTINGS_REFRESH says how long they take to read a change.
     """
 
 
@@ -82,7 +83,7 @@ def promote(ring: str, fingerprint: str, now: bool) -> None:
 
         def promoted(lines: list[str]) -> list[str]:
             chosen = _behind_the_first(ring, lines, fingerprint)
-            _refuse_early(file, _SETTLE_SECONDS, now)
+            _refuse_early(file, now)
             return [chosen, *(line for line in lines if line != chosen)]
 
         file.change(promoted)
@@ -104,7 +105,7 @@ def retire(ring: str, now: bool, batch_size: int) -> None:
         if len(file.lines()) == 1:
             raise click.ClickException("There is one key only, and it is in use.")
         # Refresh tokens live longest; the last of the old key is no younger than the last change of the file.
-        _refuse_early(file, _SETTLE_SECONDS + (load_plain(quiet_environment())["JWT_REFRESH_TTL"] if ring == "jwt" else 0), now)
+        _refuse_early(file, now, _settings()["JWT_REFRESH_TTL"] if ring == "jwt" else 0)
         if ring == "encryption":
             _refuse_needed(batch_size)
         file.change(lambda lines: lines[:-1])
@@ -216,11 +217,22 @@ def _refuse_needed(batch_size: int) -> None:
         raise click.ClickException("The old key is still needed; first: flask keys rotate")
 
 
-def _refuse_early(file: KeyFile, seconds: float, now: bool) -> None:
-    wait = seconds - file.age()
-    if wait > 0 and not now:
+def _refuse_early(file: KeyFile, now: bool, more: float = 0) -> None:
+    """Until every worker has read the last change, by our own SETTINGS_REFRESH, and `more` seconds have passed since."""
+    if now:
+        return
+    refresh = _settings()["SETTINGS_REFRESH"]
+    wait = max(_SETTLE_SECONDS, _SETTLE_LOOKS * refresh) + more - file.age()
+    if wait > 0:
         long = f"{wait / _DAY:.1f} days" if wait > _DAY else f"{wait:.0f} seconds"
         raise click.ClickException(f"{file.path} was changed too recently: wait {long}, or say --now if you know what you do.")
+    if not refresh:
+        raise click.ClickException("SETTINGS_REFRESH is 0, so no worker has read the change: restart the workers first, then say --now.")
+
+
+def _settings() -> Config:
+    """Those that are no secrets, as workers with the same environment have them."""
+    return load_plain(quiet_environment())
 
 
 @contextmanager
@@ -228,7 +240,7 @@ def _key_file(ring: str) -> Iterator[KeyFile]:
     """The file of `ring`, with its failures in one line."""
     name = BY_KEY[_RINGS[ring]].file_name
     try:
-        config = load_plain(quiet_environment())
+        config = _settings()
         if config["VAULT_ADDR"]:
             raise click.ClickException(f"The secrets are in Vault: change {name} there; one key a line, the first one is the newest.")
         yield KeyFile(Path(config["SECRETS_DIR"]) / name)

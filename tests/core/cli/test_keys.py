@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -167,6 +168,26 @@ def test_a_promotion_names_its_key_and_does_nothing_the_second_time(here: Here, 
         assert (again.exit_code, again.stderr) == (1, f"Error: {fingerprint(ring, NEW)} is the first key already.\n")
     assert here(secrets, "promote", ring, "0123abcd", "--now").exit_code == 1
     assert ring_lines(file.read_text()) == promoted
+
+
+@pytest.mark.parametrize("words", [("promote", "encryption", NEW), ("retire", "encryption")], ids=["promote", "retire"])
+def test_workers_that_seldom_look_are_waited_for(here: Here, rings: Rings, words: tuple[str, ...]) -> None:
+    secrets = rings([OLD, NEW])
+    file = secrets / "encryption_key"
+    words = tuple(fingerprint("encryption", word) if word == NEW else word for word in words)
+
+    def after(seconds: int, refresh: str) -> Result:
+        os.utime(file, (0, time.time() - seconds))
+        return here(secrets, *words, SETTINGS_REFRESH=refresh)
+
+    for seconds, refresh in ((100, "0.3"), (500, "600"), (2300, "600")):
+        refused = after(seconds, refresh)
+        assert (refused.exit_code, "changed too recently: wait" in refused.stderr) == (1, True)
+    never = after(10**8, "0")
+    assert (never.exit_code, "restart the workers first, then say --now" in never.stderr) == (1, True)
+    assert ring_lines(file.read_text()) == [OLD, NEW]
+    assert after(2500, "600").exit_code == 0
+    assert ring_lines(file.read_text()) != [OLD, NEW]
 
 
 def test_fingerprints_are_those_that_status_shows(here: Here, rings: Rings) -> None:
