@@ -14,6 +14,7 @@ import click
 
 from core.cli.booted import booted
 from core.cli.key_files import KeyFile
+from core.managers.app_manager import AppManager
 from core.rotation import Rotation, Tally
 from tools.error_handling.errors import Unavailable
 from utils.config.config import BY_KEY, Config, ConfigError, load_plain, quiet_environment
@@ -46,7 +47,8 @@ def keys() -> None:
 
     A new key without an interruption: `new RING --write`, wait until every worker has read it, `promote RING FINGERPRINT`,
     and for the encryption `rotate`. `retire RING` takes the oldest key away once nothing needs it. Give these commands the
-    settings of the workers: SETTINGS_REFRESH says how long they take to read a change.
+    settings of the workers: SETTINGS_REFRESH says how long they take to read a change. What plugins have encrypted that are
+    no longer in PLUGINS is not seen: list them until it is rotated, or nobody can read it once the old key is gone.
     """
 
 
@@ -99,7 +101,7 @@ def promote(ring: str, fingerprint: str, now: bool) -> None:
 def retire(ring: str, now: bool, batch_size: int) -> None:
     """Take the oldest key (the last line) away.
 
-    That of jwt when its tokens have died, that of encryption when nothing is left under it.
+    That of jwt when its tokens have died, that of encryption when nothing is left under it and no plugin is off.
     """
     with _key_file(ring) as file:
         if len(file.lines()) == 1:
@@ -119,14 +121,14 @@ def status(as_json: bool, batch_size: int) -> None:
     """Show keys by fingerprint, and count what is under old ones."""
     with booted() as app_manager:
         rings = {"jwt": app_manager.jwt_manager.fingerprints(), "encryption": app_manager.encryption_manager.fingerprints()}
-        tallies = _each_collection(Rotation(app_manager, batch_size), Rotation.count, "counting")
+        tallies, off = _each_collection(Rotation(app_manager, batch_size), Rotation.count, "counting"), _plugins_off(app_manager)
     if as_json:
-        click.echo(json.dumps({"keys": rings, "collections": _as_dicts(tallies)}))
+        click.echo(json.dumps({"keys": rings, "collections": _as_dicts(tallies), "plugins_off": off}))
     else:
         for ring, prints in rings.items():
             click.echo(f"{ring}: {prints[0]} (active)" + "".join(f", {each}" for each in prints[1:]))
         _report(tallies)
-    sys.exit(_exit_code(tallies, unfinished_is_bad=False))
+    sys.exit(_exit_code(tallies, off, unfinished_is_bad=False))
 
 
 @keys.command()
@@ -137,17 +139,17 @@ def rotate(as_json: bool, batch_size: int, dry_run: bool) -> None:
     """Write anew every field that is under an old key.
 
     The application may run meanwhile. Start it again if it was stopped. Exit code 1 when something is left: what cannot be
-    read is named by collection, id and field.
+    read is named by collection, id and field; and when a plugin is off, since its fields are not seen.
     """
     with booted() as app_manager:
         # A rotation's last pass finds nothing more to do.
         way, word, passes = (Rotation.count, "counting", 1) if dry_run else (Rotation.rotate, "rotating", 2)
-        tallies = _each_collection(Rotation(app_manager, batch_size), way, word, passes)
+        tallies, off = _each_collection(Rotation(app_manager, batch_size), way, word, passes), _plugins_off(app_manager)
     if as_json:
-        click.echo(json.dumps({"collections": _as_dicts(tallies)}))
+        click.echo(json.dumps({"collections": _as_dicts(tallies), "plugins_off": off}))
     else:
         _report(tallies)
-    sys.exit(_exit_code(tallies, unfinished_is_bad=not dry_run))
+    sys.exit(_exit_code(tallies, off, unfinished_is_bad=not dry_run))
 
 
 def _each_collection(rotation: Rotation, way: Way, word: str, passes: int = 1) -> dict[str, Tally]:
@@ -170,15 +172,21 @@ def _report(tallies: dict[str, Tally]) -> None:
         click.echo(f"{name}: {tally.documents} documents, {tally.fields} encrypted fields, {done}{tally.left} left under old keys")
 
 
-def _exit_code(tallies: dict[str, Tally], *, unfinished_is_bad: bool) -> int:
-    """1 when there is something that nobody can read, or that is left; the former is named, never with its value."""
+def _exit_code(tallies: dict[str, Tally], off: list[str], *, unfinished_is_bad: bool) -> int:
+    """1 when there is something that nobody can read, or that is or may be left; what is not plain from the report is named.
+
+    Never with its value. `off`: plugins that are off.
+    """
+    if off:
+        click.echo(f"WARNING: what plugins that are off have encrypted is not seen, and may need the old keys: {', '.join(off)}", err=True)
     for name, tally in tallies.items():
         for document_id, place in tally.unreadable[:_NAMED]:
             click.echo(f"{name} {document_id} {place}: cannot be decrypted or written", err=True)
         if len(tally.unreadable) > _NAMED:
             click.echo(f"{name}: and {len(tally.unreadable) - _NAMED} more", err=True)
-    bad = any(tally.unreadable or (unfinished_is_bad and tally.left) for tally in tallies.values())
-    return 1 if bad else 0
+    unfinished = bool(off) or any(tally.left for tally in tallies.values())
+    unreadable = any(tally.unreadable for tally in tallies.values())
+    return 1 if unreadable or (unfinished_is_bad and unfinished) else 0
 
 
 def _as_dicts(tallies: dict[str, Tally]) -> dict[str, dict[str, Any]]:
@@ -209,8 +217,17 @@ def _behind_the_first(ring: str, lines: list[str], fingerprint: str) -> str:
     return by_print[fingerprint]
 
 
+def _plugins_off(app_manager: AppManager) -> list[str]:
+    """Keys of the enabled plugins that did not start: nobody has said which of their fields are encrypted."""
+    return [plugin.key for plugin in app_manager.plugins if plugin.is_off]
+
+
 def _refuse_needed(batch_size: int) -> None:
+    """Where something is under an old key, or could be."""
     with booted() as app_manager:
+        off = _plugins_off(app_manager)
+        if off:
+            raise click.ClickException(f"What plugins that are off have encrypted may need the old key; first start: {', '.join(off)}")
         tallies = _each_collection(Rotation(app_manager, batch_size), Rotation.count, "counting")
     if any(tally.left for tally in tallies.values()):
         _report(tallies)

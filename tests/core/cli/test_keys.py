@@ -318,6 +318,28 @@ def test_the_old_encryption_key_is_only_retired_when_nothing_needs_it(
     assert ring_lines(file.read_text()) == [NEW]
 
 
+def test_with_a_plugin_off_no_encryption_key_is_retired_and_the_rest_is_warned_of(
+    here: Here, filled: Callable[[int], list[dict[str, Any]]], rings: Rings
+) -> None:
+    filled(5)
+    secrets = rings([NEW, OLD])
+    # Enabled, optional, and not there: as one would be whose import fails in the environment of the command.
+    plugins = {"PLUGINS": "main_plugin,?ledger_export"}
+    rotated = here(secrets, "rotate", **plugins)
+    assert (rotated.exit_code, "15 written anew, 0 left" in rotated.stdout) == (1, True)
+    shown = here(secrets, "status", "--json", **plugins)
+    assert (shown.exit_code, json.loads(shown.stdout)["plugins_off"]) == (0, ["ledger_export"])
+    counted = here(secrets, "rotate", "--dry-run", **plugins)
+    assert counted.exit_code == 0
+    refused = here(secrets, "retire", "encryption", "--now", **plugins)
+    assert refused.exit_code == 1
+    for done in (rotated, shown, counted, refused):
+        assert "plugins that are off" in done.stderr
+        assert "ledger_export" in done.stderr
+    assert ring_lines((secrets / "encryption_key").read_text()) == [NEW, OLD]
+    assert here(secrets, "retire", "encryption", "--now").exit_code == 0
+
+
 def test_while_it_runs_people_register_and_nobody_gets_a_name_twice(
     here: Here,
     filled: Callable[[int], list[dict[str, Any]]],
