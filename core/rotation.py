@@ -56,7 +56,7 @@ class Rotation:
         self._batch_size = batch_size
 
     def collections(self) -> list[str]:
-        """The names of the collections that hold encrypted fields."""
+        """The names of the collections that hold encrypted fields, as this boot declared them: without those of plugins that are off."""
         return sorted(self._database.field_rules)
 
     def size(self, collection: str) -> int:

@@ -8,6 +8,8 @@ import hashlib
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+# What each ring is stretched for: two rings never share a key, even when they share a line.
+JWT_RING, ENCRYPTION_RING, REDIS_RING = "credit-system/jwt", "credit-system/encryption", "credit-system/redis"
 PBKDF2_ITERATIONS = 600_000  # OWASP Password Storage Cheat Sheet, PBKDF2-HMAC-SHA256
 
 

@@ -16,7 +16,7 @@ from core.contracts import DecryptionError
 from core.managers.base import Manager
 from utils import green
 from utils.fields import changed_at
-from utils.keys import Stretcher, derive, fernet_key, key_fingerprint
+from utils.keys import ENCRYPTION_RING, Stretcher, derive, fernet_key, key_fingerprint
 
 
 class _Ring:
@@ -51,7 +51,7 @@ class EncryptionManager(Manager):
     live_settings = frozenset({"ENCRYPTION_KEY"})
 
     def initialize(self) -> bool:
-        self._stretcher = Stretcher("credit-system/encryption")
+        self._stretcher = Stretcher(ENCRYPTION_RING)
         self._take(_Ring(self._stretcher.masters(self.app_manager.config["ENCRYPTION_KEY"])))
         self.initialized = True
         return True

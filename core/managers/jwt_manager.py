@@ -21,7 +21,7 @@ from tools.logger.custom_logger import custom_log
 from utils import green
 from utils.clock import utc_now
 from utils.ids import new_id
-from utils.keys import Stretcher, key_fingerprint
+from utils.keys import JWT_RING, Stretcher, key_fingerprint
 
 _HEADER_TYPES = {ACCESS: "at+jwt", REFRESH: "rt+jwt"}
 _REQUIRED = ["sub", "sid", "jti", "iat", "nbf", "exp", "iss", "aud", "typ", "role", "fpt"]
@@ -44,7 +44,7 @@ class JWTManager(Manager):
         self._ttl = {ACCESS: config["JWT_ACCESS_TTL"], REFRESH: config["JWT_REFRESH_TTL"]}
         self._issuer, self._audience = config["JWT_ISSUER"], config["JWT_AUDIENCE"]
         self._codec = jwt.PyJWT(options={"enforce_minimum_key_length": True})
-        self._stretcher = Stretcher("credit-system/jwt")
+        self._stretcher = Stretcher(JWT_RING)
         self._take(self._stretcher.masters(config["JWT_SECRET"]))
         self.initialized = True
         return True

@@ -21,7 +21,7 @@ from utils.addresses import counted_as, is_in, parse_networks
 from utils.clock import utc_now
 
 _EPOCH_KEY = "ratelimit:epoch"
-# Names that are kept: a keyed hash costs more than a look into a table.
+# Names that are kept: a keyed hash costs more than a look into a table, and its key stays the same while we run.
 _NAMES = 16_384
 
 

@@ -27,6 +27,7 @@ from tools.error_handling.errors import Unavailable
 from tools.logger.custom_logger import custom_log
 from utils.breaker import CircuitBreaker
 from utils.green import run_native
+from utils.keys import REDIS_RING, Stretcher
 
 _BREAKER_FAILURES = 3
 _BREAKER_SECONDS = 1.0
@@ -42,7 +43,8 @@ class RedisManager(Manager):
 
     def initialize(self) -> bool:
         config = self.app_manager.config
-        self._sealer = Sealer(config["REDIS_ENCRYPTION_KEY"])
+        self._stretcher = Stretcher(REDIS_RING)
+        self._sealer = Sealer(self._stretcher.masters(config["REDIS_ENCRYPTION_KEY"]))
         self._breaker = CircuitBreaker(_BREAKER_FAILURES, _BREAKER_SECONDS)
         self._away = metrics.BREAKER_OPEN.labels("redis")
         self._cache = Cache(self)
@@ -57,8 +59,14 @@ class RedisManager(Manager):
         return True
 
     def reload(self) -> None:
-        """Seal with the first line of REDIS_ENCRYPTION_KEY from now on, and open with all of them."""
-        self._sealer = run_native(Sealer, self.app_manager.config["REDIS_ENCRYPTION_KEY"])
+        """Seal with the first line of REDIS_ENCRYPTION_KEY from now on, and open with all of them.
+
+        Raises ValueError when the last line is another: every ban that runs would be lost to this worker, and not to others.
+        """
+        sealer = Sealer(run_native(self._stretcher.masters, self.app_manager.config["REDIS_ENCRYPTION_KEY"]))
+        if not sealer.names_like(self._sealer):
+            raise ValueError("REDIS_ENCRYPTION_KEY: the last line names the bans, and only changes at a start")
+        self._sealer = sealer
 
     def connection_options(self) -> dict[str, Any]:
         """Options for any client of this Redis: short time-outs, and no retries (the driver's are not idempotent)."""

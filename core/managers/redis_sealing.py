@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from core.managers.redis_values import dumps, loads
-from utils.keys import fernet_key, stretch
-
-_PURPOSE = "credit-system/redis"
+from utils.keys import fernet_key
 
 
 class Unreadable(Exception):
@@ -20,12 +19,15 @@ class Unreadable(Exception):
 class Sealer:
     """Seals with the newest key, opens with all. Names follow the oldest one, so that a new key renames nothing."""
 
-    def __init__(self, material: str) -> None:
-        """`material`: one key a line, newest first. Slow on purpose (PBKDF2)."""
-        masters = [stretch(line.strip(), _PURPOSE) for line in material.splitlines() if line.strip()]
+    def __init__(self, masters: Sequence[bytes]) -> None:
+        """`masters`: at least one, newest first."""
         self._fernet = MultiFernet([Fernet(fernet_key(master)) for master in masters])
         self._names_key = masters[-1]
         self.keys = len(masters)
+
+    def names_like(self, other: Sealer) -> bool:
+        """Whether both give the same names."""
+        return self._names_key == other._names_key
 
     def seal(self, name: str, value: Any) -> bytes:
         """`value` encrypted, for `name` only; raises TypeError for a type that cannot be stored."""

@@ -13,9 +13,9 @@ from utils.cursors import decode_cursor, encode_cursor
 class Pager:
     """`binding` names the caller and the filters: a cursor of another list or caller is refused."""
 
-    def __init__(self, keys: bytes | Callable[[], Sequence[bytes]]) -> None:
-        """`keys`: what signs, or whom to ask for the keys of now: the first one signs, any of them is accepted."""
-        self._keys = keys if callable(keys) else lambda: (keys,)
+    def __init__(self, keys: Callable[[], Sequence[bytes]]) -> None:
+        """`keys`: whom to ask for the keys of now: the first one signs, any of them is accepted."""
+        self._keys = keys
 
     def position(self, cursor: str | None, binding: str) -> Any:
         """The position inside `cursor`, or None for the first page."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -27,7 +28,7 @@ class SystemRoutes:
 
     def __init__(self, app_manager: AppManager) -> None:
         self._app_manager = app_manager
-        self._pager = Pager(app_manager.encryption_manager.derive_key("cursor"))
+        self._pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))
 
     def routes(self) -> list[Route]:
         return [

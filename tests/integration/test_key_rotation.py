@@ -30,11 +30,12 @@ def test_keys_are_exchanged_without_a_restart(mode: str, servers: LocalStack, se
     with own_database(servers, f"exchanged_{mode}") as database:
         environ = {**servers.environ, "SECRETS_DIR": str(secrets), "MONGODB_DATABASE": database.name}
 
-        def run(*words: str) -> None:
+        def run(*words: str) -> str:
             env = {**environ, "LOG_DIR": str(tmp_path / "logs"), "DATA_DIR": str(tmp_path)}
             with kept_logging():
                 done = CliRunner().invoke(keys, words, env=env)
             assert done.exit_code == 0, done.output
+            return done.stdout
 
         with AppServer(environ, tmp_path / "app", ASYNC_MODE=mode, SETTINGS_REFRESH=0.3) as server:
 
@@ -42,12 +43,13 @@ def test_keys_are_exchanged_without_a_restart(mode: str, servers: LocalStack, se
                 return f'credit_keys_loaded{{ring="{ring}"}} {count}.0' in requests.get(f"{server.url}/metrics", timeout=10).text
 
             first = Client.register(server.url)
+            made = {}
             for ring in ("jwt", "encryption"):
-                run("new", ring, "--write")
+                made[ring] = run("new", ring, "--write").split()[-1]
                 eventually(lambda ring=ring: loaded(ring, 2), 20)
             assert kid(Client.login(server.url, first.user["username"])) == kid(first), "the new key only verifies"
-            for ring in ("jwt", "encryption"):
-                run("promote", ring, "--now")
+            for ring, fingerprint in made.items():
+                run("promote", ring, fingerprint, "--now")
             # All workers sign with it soon; meanwhile whatever one of them signs or writes, the others take.
             newest = eventually(lambda: [c for c in [Client.login(server.url, first.user["username"])] if kid(c) != kid(first)], 20)[0]
             for client in (first, newest) * 5:

@@ -168,7 +168,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REDIS_TIMEOUT", float, 0.5, "Seconds one command may take.", minimum=0.05),
     Setting("REDIS_POOL_SIZE", int, 64, "Connections of one worker's pool.", minimum=2),
     _secret("REDIS_PASSWORD", "Password of Redis."),
-    _secret("REDIS_ENCRYPTION_KEY", "Key material for what is stored in Redis.", min_length=32),
+    _secret(
+        "REDIS_ENCRYPTION_KEY",
+        "Key material for what is stored in Redis; one key a line, newest first. The last line also names bans: another one there"
+        " takes a restart of all workers, and ends the bans.",
+        min_length=32,
+    ),
     # Tokens, passwords, encryption.
     _secret("JWT_SECRET", "Key material for access and refresh tokens; one key a line, newest first.", min_length=32),
     Setting("JWT_ALGORITHM", str, "HS256", "Signature of new tokens; those of either kind are verified.", choices=("HS256", "EdDSA")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from flask import render_template
@@ -34,7 +35,9 @@ class HelloModule(BaseModule):
         self._word = app_manager.config["HELLO_PLUGIN_GREETING"]
         self._hooks = app_manager.hooks_manager
         self._sockets = app_manager.websocket_manager
-        self.greetings = Greetings(app_manager.database_manager, Pager(app_manager.encryption_manager.derive_key("hello_plugin")))
+        # Asked for at every page, since keys are exchanged while we run.
+        pager = Pager(partial(app_manager.encryption_manager.derive_keys, "hello_plugin"))
+        self.greetings = Greetings(app_manager.database_manager, pager)
         # Exposed as credit_plugin_hello_plugin_greetings_total. A label has to say which values it may have.
         self._count = app_manager.metrics.counter("greetings", "Greetings kept.", labels={"source": ("http", "socket")})
         self._hooks.declare_hook(GREETED, Kind.NOTICE)

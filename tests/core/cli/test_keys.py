@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +31,7 @@ from tests.support.logs import kept_logging
 from tests.support.own_database import own_database
 from tests.support.polling import eventually
 from tools.local_stack import LocalStack
-from utils.keys import ring_lines
+from utils.keys import Stretcher, key_fingerprint, ring_lines
 
 OLD, NEW = "old key material of 32 characters", "new key material of 32 characters"
 # As the ConnectionAPI declares it.
@@ -111,6 +112,10 @@ def worker(make: Factory, stored: Database[dict[str, Any]], secrets: Path) -> Ma
     return managers
 
 
+def fingerprint(ring: str, line: str) -> str:
+    return key_fingerprint(Stretcher(f"credit-system/{ring}").masters(line)[0])
+
+
 def dump(stored: Database[dict[str, Any]]) -> bytes:
     """Every byte that lies in this database."""
     names = [name for name in stored.list_collection_names() if not name.startswith("system.")]
@@ -130,22 +135,67 @@ def test_a_new_key_comes_last_and_is_promoted_once_everybody_knows_it(run: Run, 
     assert (lines[0], len(lines)) == (first, 2)
     assert len(lines[1]) >= 64
     assert lines[1] not in done.stdout
+    made, of_first = (fingerprint("jwt", line) for line in reversed(lines))
+    assert done.stdout.endswith(f"flask keys promote jwt {made}\n")
     # Too early: a worker may not have read it.
-    early = here(copied_secrets, "promote", "jwt")
+    early = here(copied_secrets, "promote", "jwt", made)
     assert early.exit_code == 1
     assert "changed too recently" in early.stderr
     assert file.read_text().splitlines() == lines
     os.utime(file, (0, file.stat().st_mtime - 200))
-    assert here(copied_secrets, "promote", "jwt").exit_code == 0
+    assert here(copied_secrets, "promote", "jwt", made).exit_code == 0
     assert file.read_text().splitlines() == [lines[1], first]
     assert file.stat().st_mode & 0o777 == 0o640
     # Tokens of the old one are still about.
     assert "days" in here(copied_secrets, "retire", "jwt").stderr
     assert here(copied_secrets, "retire", "jwt", "--now").exit_code == 0
     assert file.read_text().splitlines() == [lines[1]]
-    for words in (("retire", "jwt", "--now"), ("promote", "jwt", "--now")):
-        assert "one key only" in here(copied_secrets, *words).stderr
+    assert "one key only" in here(copied_secrets, "retire", "jwt", "--now").stderr
+    assert f"no key {of_first}, only {made}" in here(copied_secrets, "promote", "jwt", of_first, "--now").stderr
     assert [path.name for path in copied_secrets.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("ring", ["jwt", "encryption"])
+def test_a_promotion_names_its_key_and_does_nothing_the_second_time(here: Here, rings: Rings, ring: str) -> None:
+    secrets = rings([OLD, "another key of 32 characters or more", NEW])
+    file = secrets / {"jwt": "jwt_secret", "encryption": "encryption_key"}[ring]
+    assert here(secrets, "promote", ring, fingerprint(ring, NEW), "--now").exit_code == 0
+    promoted = [NEW, OLD, "another key of 32 characters or more"]
+    assert ring_lines(file.read_text()) == promoted
+    # Neither a second time nor by a name that is not there is an old key put back.
+    for now in ([], ["--now"]):
+        again = here(secrets, "promote", ring, fingerprint(ring, NEW), *now)
+        assert (again.exit_code, again.stderr) == (1, f"Error: {fingerprint(ring, NEW)} is the first key already.\n")
+    assert here(secrets, "promote", ring, "0123abcd", "--now").exit_code == 1
+    assert ring_lines(file.read_text()) == promoted
+
+
+@pytest.mark.parametrize("words", [("promote", "encryption", NEW), ("retire", "encryption")], ids=["promote", "retire"])
+def test_workers_that_seldom_look_are_waited_for(here: Here, rings: Rings, words: tuple[str, ...]) -> None:
+    secrets = rings([OLD, NEW])
+    file = secrets / "encryption_key"
+    words = tuple(fingerprint("encryption", word) if word == NEW else word for word in words)
+
+    def after(seconds: int, refresh: str) -> Result:
+        os.utime(file, (0, time.time() - seconds))
+        return here(secrets, *words, SETTINGS_REFRESH=refresh)
+
+    for seconds, refresh in ((100, "0.3"), (500, "600"), (2300, "600")):
+        refused = after(seconds, refresh)
+        assert (refused.exit_code, "changed too recently: wait" in refused.stderr) == (1, True)
+    never = after(10**8, "0")
+    assert (never.exit_code, "restart the workers first, then say --now" in never.stderr) == (1, True)
+    assert ring_lines(file.read_text()) == [OLD, NEW]
+    assert after(2500, "600").exit_code == 0
+    assert ring_lines(file.read_text()) != [OLD, NEW]
+
+
+def test_fingerprints_are_those_that_status_shows(here: Here, rings: Rings) -> None:
+    secrets = rings([NEW, OLD])
+    shown = json.loads(here(secrets, "status", "--json").stdout)["keys"]
+    assert shown == {ring: [fingerprint(ring, NEW), fingerprint(ring, OLD)] for ring in ("jwt", "encryption")}
+    printed = here(secrets, "new", "jwt")
+    assert f"Add {fingerprint('jwt', printed.stdout.strip())} as the LAST line" in printed.stderr
 
 
 def test_a_new_key_is_only_printed_unless_it_shall_be_written(here: Here, copied_secrets: Path) -> None:
@@ -161,7 +211,7 @@ def test_what_cannot_be_done_is_said_in_one_line(here: Here, copied_secrets: Pat
     assert missing.exit_code == 1
     assert missing.stderr.startswith("Error: secret jwt_secret: No such file")
     (copied_secrets / "jwt_secret").write_text("\n")
-    assert here(copied_secrets, "promote", "jwt").stderr == "Error: a key ring without a key\n"
+    assert here(copied_secrets, "promote", "jwt", "0123abcd").stderr == "Error: a key ring without a key\n"
     vault = here(copied_secrets, "new", "jwt", "--write", VAULT_ADDR="http://127.0.0.1:1")
     assert vault.exit_code == 1
     assert "in Vault" in vault.stderr
@@ -266,6 +316,28 @@ def test_the_old_encryption_key_is_only_retired_when_nothing_needs_it(
     Rotation(worker(app_manager_factory, stored, secrets)).rotate("users", lambda looked_at: None)  # type: ignore[arg-type]
     assert here(secrets, "retire", "encryption", "--now").exit_code == 0
     assert ring_lines(file.read_text()) == [NEW]
+
+
+def test_with_a_plugin_off_no_encryption_key_is_retired_and_the_rest_is_warned_of(
+    here: Here, filled: Callable[[int], list[dict[str, Any]]], rings: Rings
+) -> None:
+    filled(5)
+    secrets = rings([NEW, OLD])
+    # Enabled, optional, and not there: as one would be whose import fails in the environment of the command.
+    plugins = {"PLUGINS": "main_plugin,?ledger_export"}
+    rotated = here(secrets, "rotate", **plugins)
+    assert (rotated.exit_code, "15 written anew, 0 left" in rotated.stdout) == (1, True)
+    shown = here(secrets, "status", "--json", **plugins)
+    assert (shown.exit_code, json.loads(shown.stdout)["plugins_off"]) == (0, ["ledger_export"])
+    counted = here(secrets, "rotate", "--dry-run", **plugins)
+    assert counted.exit_code == 0
+    refused = here(secrets, "retire", "encryption", "--now", **plugins)
+    assert refused.exit_code == 1
+    for done in (rotated, shown, counted, refused):
+        assert "plugins that are off" in done.stderr
+        assert "ledger_export" in done.stderr
+    assert ring_lines((secrets / "encryption_key").read_text()) == [NEW, OLD]
+    assert here(secrets, "retire", "encryption", "--now").exit_code == 0
 
 
 def test_while_it_runs_people_register_and_nobody_gets_a_name_twice(

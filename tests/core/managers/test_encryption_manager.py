@@ -235,12 +235,12 @@ def test_derived_keys_differ_by_purpose_and_key(managers: dict[str, EncryptionMa
 
 
 def test_keys_of_other_uses_outlive_a_rotation_too(managers: dict[str, EncryptionManager]) -> None:
-    old, new = (managers[name].derive_key("cursor") for name in ("old", "new"))
-    assert list(managers["both"].derive_keys("cursor")) == [new, old]
-    page = Pager(old).page([{"id": number} for number in range(3)], 2, "list")
+    old, new = (managers[name].derive_keys("cursor") for name in ("old", "new"))
+    assert list(managers["both"].derive_keys("cursor")) == [*new, *old]
+    page = Pager(lambda: old).page([{"id": number} for number in range(3)], 2, "list")
     both = Pager(lambda: managers["both"].derive_keys("cursor"))
     assert both.position(page["next_cursor"], "list") == 1
-    assert Pager(new).position(both.page([{"id": 1}, {"id": 2}], 1, "list")["next_cursor"], "list") == 1
+    assert Pager(lambda: new).position(both.page([{"id": 1}, {"id": 2}], 1, "list")["next_cursor"], "list") == 1
 
 
 # New keys while it runs

@@ -29,7 +29,7 @@ from utils.clock import utc_now
 from utils.config.config import ConfigError
 
 TIMEOUT = 0.3
-NEW_KEY, OLD_KEY = "n" * 40, "o" * 40
+NEW_KEY, OLD_KEY, FIRST_KEY = "n" * 40, "o" * 40, "f" * 40
 
 
 @pytest.fixture(scope="module")
@@ -286,24 +286,51 @@ def everything(client: Redis, name: bytes) -> list[bytes]:
 
 def test_a_new_first_key_seals_and_the_old_ones_still_open_and_name(app_manager_factory: Factory, copied_secrets: Path) -> None:
     file = copied_secrets / "redis_encryption_key"
-    file.write_text(OLD_KEY)
+    file.write_text(f"{OLD_KEY}\n{FIRST_KEY}\n")
     managers = app_manager_factory("redis", SECRETS_DIR=copied_secrets)
     redis, name = managers.redis_manager, unique("rotated")
     assert redis.live_settings == {"REDIS_ENCRYPTION_KEY"}
     redis.set(name, "sealed before")
     pseudonym = redis.pseudonym("ip:203.0.113.7")
 
-    file.write_text(f"{NEW_KEY}\n{OLD_KEY}\n")
+    file.write_text(f"{NEW_KEY}\n{OLD_KEY}\n{FIRST_KEY}\n")
     managers.reload("redis")
     assert redis.get(name) == "sealed before"
     assert redis.pseudonym("ip:203.0.113.7") == pseudonym, "or bans would be lost"
-    assert redis.health_check()["keys"] == 2
+    assert redis.health_check()["keys"] == 3
     redis.set(f"{name}-2", "sealed after")
 
-    file.write_text(NEW_KEY)
+    file.write_text(f"{NEW_KEY}\n{FIRST_KEY}\n")
     managers.reload("redis")
     assert (redis.get(name), redis.get(f"{name}-2")) == (None, "sealed after")
+    assert redis.pseudonym("ip:203.0.113.7") == pseudonym
     redis.delete(name, f"{name}-2")
+
+
+@pytest.mark.parametrize("ring", [[OLD_KEY], [NEW_KEY, OLD_KEY], [FIRST_KEY, OLD_KEY]], ids=["removed", "replaced", "moved"])
+def test_a_last_key_that_changes_is_refused_while_it_runs_since_it_names_the_bans(
+    app_manager_factory: Factory, copied_secrets: Path, ring: list[str]
+) -> None:
+    file = copied_secrets / "redis_encryption_key"
+    file.write_text(f"{OLD_KEY}\n{FIRST_KEY}\n")
+    managers = app_manager_factory("redis", SECRETS_DIR=copied_secrets)
+    redis, name = managers.redis_manager, unique("named")
+    redis.set(name, "kept")
+    pseudonym = redis.pseudonym("ip:203.0.113.7")
+    file.write_text("\n".join(ring))
+    with pytest.raises(ValueError, match="REDIS_ENCRYPTION_KEY: the last line") as refusal:
+        managers.reload("redis")
+    assert not any(key in str(refusal.value) for key in (OLD_KEY, FIRST_KEY))
+    assert (redis.pseudonym("ip:203.0.113.7"), redis.get(name)) == (pseudonym, "kept")
+    redis.delete(name)
+
+
+def test_a_ring_without_a_key_is_refused(app_manager_factory: Factory, copied_secrets: Path) -> None:
+    (copied_secrets / "redis_encryption_key").write_text(f"\n{OLD_KEY}\n\n")
+    managers = app_manager_factory("redis", SECRETS_DIR=copied_secrets)
+    managers.config = {**managers.config, "REDIS_ENCRYPTION_KEY": " \n\n"}
+    with pytest.raises(ValueError, match="without a key"):
+        managers.redis_manager.reload()
 
 
 # Failures

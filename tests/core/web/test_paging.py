@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from core.web.paging import Pager
 from tools.error_handling.errors import MalformedRequest
 
-PAGER = Pager(b"k" * 32)
+PAGER = Pager(lambda: (b"k" * 32,))
 
 
 @given(st.lists(st.integers(0, 1000), max_size=30, unique=True), st.integers(1, 7))
@@ -41,6 +41,6 @@ def test_what_is_no_cursor_is_refused_by_name(cursor: str) -> None:
 def test_a_cursor_of_another_caller_or_list_is_refused() -> None:
     cursor = PAGER.page([{"id": 1}, {"id": 2}], 1, "wallets:u_1")["next_cursor"]
     assert PAGER.position(cursor, "wallets:u_1") == 1
-    for pager, binding in ((PAGER, "wallets:u_2"), (PAGER, "users:u_1"), (Pager(b"x" * 32), "wallets:u_1")):
+    for pager, binding in ((PAGER, "wallets:u_2"), (PAGER, "users:u_1"), (Pager(lambda: (b"x" * 32,)), "wallets:u_1")):
         with pytest.raises(MalformedRequest):
             pager.position(cursor, binding)

@@ -50,7 +50,7 @@ class ConnectionAPI(BaseModule):
         self._queries = Queries(database, app_manager.redis_manager)
         self._repository = ConnectionRepository(database, app_manager.encryption_manager)
         passwords = Passwords(config["ARGON2_TIME_COST"], config["ARGON2_MEMORY_KIB"], config["ARGON2_CONCURRENCY"], config["ARGON2_QUEUE"])
-        brake = LoginBrake(app_manager.redis_manager, app_manager.encryption_manager.derive_key("login-brake"))
+        brake = LoginBrake(app_manager.redis_manager, partial(app_manager.encryption_manager.derive_keys, "login-brake"))
         self.sessions = Sessions(self._repository, passwords, self._jwt, brake, refresh_ttl=config["JWT_REFRESH_TTL"], pager=pager)
         self.api_keys = ApiKeys(KeyRepository(database), self._repository, self._jwt, pager, lambda: _scopes(app_manager))
         self.users = Users(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +27,18 @@ class LoginBrake:
     Redis is away there is no brake: then the limit on log-ins is small.
     """
 
-    def __init__(self, redis: RedisManager, key: bytes) -> None:
+    def __init__(self, redis: RedisManager, keys: Callable[[], Sequence[bytes]]) -> None:
+        """`keys`: whom to ask for the keys of now: the first one writes marks, those of any are known."""
         self._redis = redis
-        self._key = key
+        self._keys = keys
 
     def count(self, login: str, user: dict[str, Any] | None, fingerprint: str, address: str) -> str:
         """Count one try for `login` (in its compared form), and name what it was counted under; RateLimited."""
         familiar = user.get("familiar", ()) if user is not None else ()
-        known = next((mark for mark in self._marks(fingerprint, address) if mark in familiar), "")
-        bucket = self._hash(f"{login}/{known}")
+        keys = self._keys()
+        # Whichever key its mark is under, the count of a client is one.
+        known = next((trait for trait in _traits(fingerprint, address) if any(_hash(key, trait) in familiar for key in keys)), "")
+        bucket = _hash(keys[0], f"{login}/{known}")
         with suppress(Unavailable):
             args = [_WINDOW_SECONDS, FREE_TRIES, _LONGEST_SECONDS]
             seconds = int(self._redis.run_script(_COUNT, _names(bucket), args))
@@ -50,17 +53,19 @@ class LoginBrake:
             self._redis.run_script(_FORGIVE, _names(bucket), [])
 
     def with_marks(self, familiar: Sequence[str], fingerprint: str, address: str) -> list[str]:
-        """What is familiar to an account once this client has signed in, the newest first."""
-        marks = self._marks(fingerprint, address)
-        return [*marks, *(mark for mark in familiar if mark not in marks)][:_FAMILIAR_MAX]
+        """What is familiar to an account once this client has signed in, the newest first; its own marks are under the newest key."""
+        keys, traits = self._keys(), _traits(fingerprint, address)
+        own = {_hash(key, trait) for key in keys for trait in traits}
+        return [*(_hash(keys[0], trait) for trait in traits), *(mark for mark in familiar if mark not in own)][:_FAMILIAR_MAX]
 
-    def _marks(self, fingerprint: str, address: str) -> list[str]:
-        """The client as it is remembered: its device before its address, which it may share."""
-        device = [self._hash(f"device/{fingerprint}")] if fingerprint else []
-        return [*device, self._hash(f"address/{address}")]
 
-    def _hash(self, value: str) -> str:
-        return hashlib.blake2b(value.encode(), key=self._key, digest_size=12).hexdigest()
+def _traits(fingerprint: str, address: str) -> list[str]:
+    """By what a client is known again: its device before its address, which it may share."""
+    return [*([f"device/{fingerprint}"] if fingerprint else []), f"address/{address}"]
+
+
+def _hash(key: bytes, value: str) -> str:
+    return hashlib.blake2b(value.encode(), key=key, digest_size=12).hexdigest()
 
 
 def _names(bucket: str) -> list[str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from core.contracts import fingerprint_of
 from core.managers.app_manager import AppManager
 from plugins.main_plugin.modules.connection_api.connection_api import ConnectionAPI
-from plugins.main_plugin.modules.connection_api.login_brake import FREE_TRIES
+from plugins.main_plugin.modules.connection_api.login_brake import FREE_TRIES, LoginBrake
 from tests.support.client import PASSWORD, unique
+from tools.error_handling.errors import RateLimited
 
 # The owner's own client of these tests; strangers come from elsewhere.
 HOME, DEVICE = "192.0.2.1", {"X-Client-Fingerprint": "my phone"}
@@ -111,3 +114,42 @@ def test_what_is_familiar_is_bounded_hashed_and_goes_with_the_account(api: Conne
     assert "203.0.113" not in str(stored["familiar"])
     api.delete_user(owner["id"])
     assert "familiar" not in (api._repository.find_user(owner["id"]) or {})
+
+
+@pytest.mark.parametrize("device", ["my phone", ""], ids=["device", "address"])
+def test_whoever_is_familiar_stays_so_when_the_key_is_exchanged(application: AppManager, device: str) -> None:
+    old, new = b"o" * 32, b"n" * 32
+    login = unique("owner")
+
+    def brake(*keys: bytes) -> LoginBrake:
+        return LoginBrake(application.redis_manager, lambda: keys)
+
+    def is_braked(worker: LoginBrake, familiar: Sequence[str]) -> bool:
+        try:
+            worker.count(login, {"familiar": familiar}, device, HOME)
+        except RateLimited:
+            return True
+        return False
+
+    familiar = brake(old).with_marks((), device, HOME)
+    promoted = brake(new, old)
+    # Strangers have used up the account's tries.
+    assert [is_braked(promoted, ()) for _ in range(FREE_TRIES + 1)][-1]
+    assert not is_braked(promoted, familiar)
+    renewed = promoted.with_marks(familiar, device, HOME)
+    assert len(renewed) == len(familiar)
+    assert not is_braked(brake(new), renewed)
+    assert is_braked(brake(new), familiar)
+
+
+def test_a_new_key_that_a_running_worker_takes_over_makes_no_stranger_of_the_owner(
+    http: FlaskClient, owner: dict[str, Any], api: ConnectionAPI, application: AppManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encryption = application.encryption_manager
+    monkeypatch.setattr(encryption, "_ring", type(encryption._ring)([b"n" * 32, *encryption._ring.masters]))
+    guess(http, owner["username"], FREE_TRIES + 1)
+    assert log_in(http, owner["username"], PASSWORD, "203.0.113.9", DEVICE).status_code == 200
+    stored = api._repository.find_user(owner["id"])
+    assert stored is not None
+    newest = LoginBrake(application.redis_manager, lambda: encryption.derive_keys("login-brake")[:1])
+    assert stored["familiar"][:2] == newest.with_marks((), fingerprint_of("my phone"), "203.0.113.9")
