@@ -329,6 +329,7 @@ class Book:
         wallet = self.wallets[hold.wallet_id]
         wallet.holds = (*wallet.holds, Reserve(hold.id, hold.remaining, hold.expires_at))
         self._count_held(wallet)
+        _assert_covered(wallet)
         self.holds[hold.id] = hold
         self.placed.append(hold)
 
@@ -339,6 +340,7 @@ class Book:
         own = (Reserve(hold.id, hold.remaining, hold.expires_at),) if hold.remaining else ()
         wallet.holds = others + own
         self._count_held(wallet)
+        _assert_covered(wallet)
         self.holds[hold.id] = hold
         fields = ("amount", "captured", "status", "expires_at")
         self.hold_changes[hold.id] = {name: getattr(hold, name) for name in fields}
@@ -346,8 +348,6 @@ class Book:
     def _count_held(self, wallet: Wallet) -> None:
         wallet.held = sum(reserve.remaining for reserve in wallet.holds)
         self.touched.add(wallet.id)
-        if wallet.available < 0:
-            raise LedgerInvariantError("a wallet holds more than it has")
 
     # What the clock does
 
@@ -574,6 +574,12 @@ def _move(wallet: Wallet | None, system_account: str, delta: int, created_at: da
     wallet.seq += 1
     wallet.posted_at = created_at
     return Entry(wallet.id, delta, wallet.seq, wallet.settled, wallet.held)
+
+
+def _assert_covered(wallet: Wallet) -> None:
+    """Asserted in production too, when somebody reserves: by the clock alone holds only ever end."""
+    if wallet.available < 0:
+        raise LedgerInvariantError("a wallet holds more than it has")
 
 
 def _assert_sound(entries: tuple[Entry, ...], debited: Wallet | None) -> None:
