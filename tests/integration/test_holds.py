@@ -97,9 +97,9 @@ def test_a_hold_is_adjusted_up_and_down_and_longer(rich: Client) -> None:
 
 
 def test_a_hold_ends_by_the_clock(rich: Client) -> None:
-    hold = rich.post("/wallets/me/holds", {"amount": 60, "expires_in": 1})
+    hold = rich.post("/wallets/me/holds", {"amount": 60, "expires_in": 3})
     assert state(rich) == (100, 60, 40)
-    eventually(lambda: rich.get(f"/holds/{hold['id']}")["status"] == "expired", 5)
+    eventually(lambda: rich.get(f"/holds/{hold['id']}")["status"] == "expired", 15)
     assert state(rich) == (100, 0, 100)
     rich.refused(f"/holds/{hold['id']}/capture", {}, 409, "hold-expired")
     assert [other["id"] for other in rich.get("/holds?status=expired")["data"]] == [hold["id"]]

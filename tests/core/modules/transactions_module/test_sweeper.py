@@ -19,13 +19,19 @@ from tests.core.conftest import Factory
 from tests.support.client import unique
 from tests.support.in_process import Managers
 from tests.support.money import command, grant
+from tests.support.own_database import own_database
 from tests.support.polling import eventually
+from tools.local_stack import LocalStack
 from utils.clock import utc_now
 
 
 @pytest.fixture(scope="module")
-def managers(app_manager_factory: Factory) -> Managers:
-    return app_manager_factory("database")
+def managers(servers: LocalStack, app_manager_factory: Factory) -> Iterator[Managers]:
+    """On a database of its own, where no application sweeps."""
+    with own_database(servers, "swept_by_tests") as database:
+        managers = app_manager_factory("database", MONGODB_DATABASE=database.name)
+        yield managers
+        managers.dispose()
 
 
 @pytest.fixture
@@ -60,7 +66,7 @@ def opened(managers: Managers) -> str:
 
 
 def soon() -> datetime:
-    return utc_now() + timedelta(milliseconds=300)
+    return utc_now() + timedelta(seconds=1.5)
 
 
 def stored(managers: Managers, wallet_id: str) -> tuple[int, int, datetime | None]:
@@ -73,14 +79,14 @@ def test_holds_end_and_grants_begin_and_expire_without_anybody_asking(managers: 
     engine.submit(command(grant(first, 10, terms=GrantTerms(expires_at=soon()))))
     engine.submit(command(grant(second, 10, terms=GrantTerms(effective_at=soon()))))
     engine.submit(command(grant(third, 10)))
-    engine.submit(command(PlaceHold(third, 4, 1)))
+    engine.submit(command(PlaceHold(third, 4, 2)))
     assert stored(managers, third)[1] == 4
 
     def all_done() -> bool:
         sweeper.tick()
         return [stored(managers, each) for each in (first, second, third)] == [(0, 0, None), (10, 0, None), (10, 0, None)]
 
-    eventually(all_done, 10)
+    eventually(all_done, 20)
     hold = managers.database_manager.find_one("holds", {"wallet_id": third})
     assert (hold["status"], hold["captured"]) == ("expired", 0)
 
@@ -90,21 +96,21 @@ def test_an_expired_grant_that_a_hold_counts_on_waits_for_the_hold_and_not_in_th
 ) -> None:
     wallet_id = opened(managers)
     engine.submit(command(grant(wallet_id, 10, terms=GrantTerms(expires_at=soon()))))
-    engine.submit(command(PlaceHold(wallet_id, 10, 2)))
+    engine.submit(command(PlaceHold(wallet_id, 10, 5)))
 
     def has_looked() -> bool:
         sweeper.tick()
         return to_wallet(managers.database_manager.find_one("wallets", {"_id": wallet_id})).version > 2 or utc_now() > due
 
     due = soon() + timedelta(milliseconds=500)
-    eventually(has_looked, 5)
+    eventually(has_looked, 10)
     assert wallet_id not in ledger.due_wallets(utc_now(), 1000), "nothing is to be done before the hold ends"
 
     def has_expired() -> bool:
         sweeper.tick()
         return stored(managers, wallet_id) == (0, 0, None)
 
-    eventually(has_expired, 10)
+    eventually(has_expired, 20)
 
 
 def test_only_the_holder_of_the_lease_works_and_the_next_one_goes_on(
@@ -114,7 +120,7 @@ def test_only_the_holder_of_the_lease_works_and_the_next_one_goes_on(
     engine.submit(command(grant(wallet_id, 10, terms=GrantTerms(expires_at=soon()))))
     other = Sweeper(engine, ledger, Lease(managers.database_manager, lease_name, 5))
     sweeper.tick()
-    eventually(lambda: wallet_id in ledger.due_wallets(utc_now(), 1000), 5)
+    eventually(lambda: wallet_id in ledger.due_wallets(utc_now(), 1000), 10)
     assert other.tick() == 0
     assert stored(managers, wallet_id)[0] == 10
     sweeper.stop()
