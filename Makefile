@@ -12,6 +12,8 @@ VAULT ?= 0
 RATE_LIMIT_SCALE ?= 1
 ARGS ?= --help
 PYTEST_ARGS ?=
+# Test files at a time, each with servers of its own.
+PYTEST_WORKERS ?= 2
 BENCH_ARGS ?=
 
 VENV_PYTHON := .venv/bin/python
@@ -41,7 +43,7 @@ flask: ## Run a command of the operators beside `make run`; ARGS="settings --jso
 
 test: ## Run the tests; PYTEST_ARGS="-k wallet" chooses
 	@$(PYTHON) tools/setup_venv.py dev
-	@exec $(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+	@exec $(VENV_PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 soak: ## Run the long tests only
 	@$(PYTHON) tools/setup_venv.py dev
