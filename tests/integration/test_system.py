@@ -163,7 +163,7 @@ def test_every_answer_carries_the_security_headers(alice: Client, method: str, p
     assert len(answer.raw.headers.getlist("X-Request-ID")) == 1
 
 
-@pytest.mark.parametrize("request_id", ["12345678", "a.B-c_9" * 3, "x" * 64, str(uuid.uuid4())])
+@pytest.mark.parametrize("request_id", ["12345678", "a.B-c_9" * 3, "x" * 64, "c0a78479-68eb-49b2-9070-e6f7e33ce574"])
 def test_a_well_formed_request_id_is_echoed(alice: Client, request_id: str) -> None:
     assert alice.call("GET", "/auth/me", headers={"X-Request-ID": request_id}).headers["X-Request-ID"] == request_id
     problem = assert_problem(alice.call("GET", "/nothing", headers={"X-Request-ID": request_id}), 404, "not-found")
