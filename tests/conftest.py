@@ -23,6 +23,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Where everything is installed (CI) a test that skips itself hides something: it fails."""
     outcome: Any = yield
     report = outcome.get_result()
+    # What a test has logged may be no UTF-8; the report goes to another process all the same.
+    report.sections = [(name, content.encode(errors="backslashreplace").decode()) for name, content in report.sections]
     if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"

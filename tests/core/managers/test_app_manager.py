@@ -80,8 +80,9 @@ def environment(environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def boot(environment: None, log: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+def boot(environment: None, log: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Boot with fakes in the places of the managers; those that are not given are harmless ones."""
+    made: list[AppManager] = []
 
     def boot(**given: type[Fake]) -> AppManager:
         order = tuple(given.get(name, fake(name)) for name in (manager_class.name for manager_class in BOOT_ORDER))
@@ -94,9 +95,12 @@ def boot(environment: None, log: list[str], monkeypatch: pytest.MonkeyPatch) -> 
         manager.plugin_manager.prepare = manager.module_manager.prepare = lambda: None  # type: ignore[method-assign]
         manager.hooks_manager.trigger = lambda name: []  # type: ignore[method-assign,assignment,misc]
         manager.hooks_manager.announce_stop = lambda: None  # type: ignore[method-assign]
+        made.append(manager)
         return manager
 
-    return boot
+    yield boot
+    for manager in made:
+        manager.settings_refresh.stop()
 
 
 def test_everyone_starts_in_order_and_ends_in_reverse(boot: Any, log: list[str]) -> None:
