@@ -14,6 +14,7 @@ from pymongo.database import Database
 
 from tests.support.app_server import AppServer
 from tests.support.client import Client
+from tests.support.ledger import assert_sound
 from tools.local_stack import LocalStack
 from utils import keys
 
@@ -81,3 +82,10 @@ def database(servers: LocalStack, secrets_dir: Path) -> Iterator[Database[dict[s
     password = (secrets_dir / "mongodb_root_password").read_text().strip()
     with MongoClient(servers.environ["MONGODB_URI"], username="root", password=password, tz_aware=True) as client:
         yield client[servers.environ["MONGODB_DATABASE"]]
+
+
+@pytest.fixture
+def sound_ledger(database: Database[dict[str, Any]]) -> Iterator[None]:
+    """Whatever a test does, the ledger is sound afterwards."""
+    yield
+    assert_sound(database)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.support.client import Client, assert_problem, unique
-from tests.support.ledger import assert_sound
 
-
-@pytest.fixture(autouse=True)
-def _sound(database: Database[dict[str, Any]]) -> Iterator[None]:
-    yield
-    assert_sound(database)
+pytestmark = pytest.mark.usefixtures("sound_ledger")
 
 
 @pytest.fixture

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.support.client import Client, unique
-from tests.support.ledger import assert_sound
 from tests.support.polling import eventually
 
-
-@pytest.fixture(autouse=True)
-def _sound(database: Database[dict[str, Any]]) -> Iterator[None]:
-    yield
-    assert_sound(database)
+pytestmark = pytest.mark.usefixtures("sound_ledger")
 
 
 @pytest.fixture

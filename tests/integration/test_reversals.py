@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
-from pymongo.database import Database
 
 from tests.support.at_once import at_once
 from tests.support.client import Client, unique
-from tests.support.ledger import assert_sound
 
-
-@pytest.fixture(autouse=True)
-def _sound(database: Database[dict[str, Any]]) -> Iterator[None]:
-    yield
-    assert_sound(database)
+pytestmark = pytest.mark.usefixtures("sound_ledger")
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from tests.support.accounts import with_role
 from tests.support.app_server import AppServer
 from tests.support.at_once import at_once
 from tests.support.client import Client, assert_problem, unique
-from tests.support.ledger import assert_sound
+
+pytestmark = pytest.mark.usefixtures("sound_ledger")
 
 TRANSACTION_FIELDS = {
     *("id", "type", "asset", "amount", "source", "destination", "entries", "reference", "memo", "metadata"),
@@ -38,13 +39,6 @@ def rich(alice: Client, admin: Client) -> Client:
     """Alice with 100 credits."""
     admin.grant(alice.wallet()["id"], 100)
     return alice
-
-
-@pytest.fixture(autouse=True)
-def _sound(database: Database[dict[str, Any]]) -> Any:
-    """Whatever a test does, the ledger is sound afterwards."""
-    yield
-    assert_sound(database)
 
 
 def assert_nothing_moved(client: Client, settled: int, rows: int = 1) -> None:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.support.accounts import with_role
 from tests.support.client import Client, assert_problem
-from tests.support.ledger import assert_sound
 
-
-@pytest.fixture(autouse=True)
-def _sound(database: Database[dict[str, Any]]) -> Iterator[None]:
-    yield
-    assert_sound(database)
+pytestmark = pytest.mark.usefixtures("sound_ledger")
 
 
 def patch(client: Client, wallet_id: str, body: dict[str, Any], version: int | None = None) -> Any:

@@ -421,7 +421,7 @@ class Book:
             _move(source, f"{draft.source}:{asset}", -draft.amount, created_at),
             _move(destination, f"{draft.destination}:{asset}", draft.amount, created_at),
         )
-        if destination is not None:
+        if destination is not None and restores:
             allocations = (*allocations, *self._restore(destination, restores))
         is_new = draft.terms is not None
         if is_new:
