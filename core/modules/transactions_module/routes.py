@@ -7,9 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from core import metrics
+from core.modules.transactions_module.alert_service import AlertService
 from core.modules.transactions_module.commands import Verdict
 from core.modules.transactions_module.schemas import (
     AdjustBody,
+    AlertBody,
+    AlertView,
     BalanceQuery,
     BalanceView,
     BatchBody,
@@ -33,12 +36,12 @@ from core.modules.transactions_module.schemas import (
 )
 from core.modules.transactions_module.service import TransactionService
 from core.modules.transactions_module.statements import CSV, NDJSON, as_csv, as_ndjson
-from core.web.answers import Answers, Page, View
+from core.web.answers import NOTHING, Answers, Page, View
 from core.web.models import Body, PageQuery, Query
 from core.web.routing import EVERYONE, ISSUERS, WRITERS, Answer, Call, Route
 from tools.error_handling.errors import StoredProblem
 
-_READ, _MONEY = "wallets:read", "money"
+_READ, _WRITE, _MONEY = "wallets:read", "wallets:write", "money"
 _FROZEN = ("403 wallet-frozen", "403 wallet-closed")
 # How a wallet that something is taken from, and one that it goes to, can refuse.
 _TAKING = ("402 insufficient-funds", *_FROZEN, "404 not-found")
@@ -142,6 +145,37 @@ def transaction_routes(service: TransactionService) -> tuple[Route, ...]:
             # Those of a verb that is an item by itself stand with the item.
             refuses=("413 batch-too-large", "422 batch-failed"),
         ),
+    )
+
+
+def alert_routes(service: AlertService) -> tuple[Route, ...]:
+    """The routes of a wallet's alerts, with handlers that call `service`."""
+    path = "/wallets/{id}/alerts"
+
+    def index(call: Call) -> Answer:
+        return Answer(service.page(call.caller, call.params["id"], call.query))
+
+    def create(call: Call) -> Answer:
+        return Answer(service.set(call.caller, call.params["id"], call.body), 201)
+
+    def remove(call: Call) -> Answer:
+        service.remove(call.caller, call.params["id"], call.params["aid"])
+        return Answer(status=204)
+
+    return (
+        Route("GET", path, index, EVERYONE, "A wallet's alerts", query=PageQuery, scope=_READ, answers=Page[AlertView]),
+        Route(
+            "POST",
+            path,
+            create,
+            WRITERS,
+            "Be told when a balance crosses a threshold",
+            AlertBody,
+            scope=_WRITE,
+            answers={201: AlertView},
+            refuses=("409 too-many-alerts",),
+        ),
+        Route("DELETE", f"{path}/{{aid}}", remove, WRITERS, "Forget an alert", scope=_WRITE, answers=NOTHING),
     )
 
 
