@@ -19,8 +19,7 @@ from core.outbox import OUTBOX
 if TYPE_CHECKING:
     from core.managers.database_manager import DatabaseManager
 
-# There and null: a query for null alone would mean documents without it, too, and could not use the index of those that wait.
-_WAITING = {"relayed_at": {"$type": "null"}}
+_WAITING = {"relayed_at": None}
 _READ_AT_ONCE = 64
 _ROWS_AT_ONCE = 2000
 T = TypeVar("T")
