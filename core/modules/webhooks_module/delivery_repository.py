@@ -56,9 +56,9 @@ class DeliveryRepository:
             {"$match": {"queue": {"$gt": ""}}},
             {"$sort": {"queue": 1, "next_attempt_at": 1}},
             {"$group": {"_id": "$queue", "first": {"$first": "$next_attempt_at"}}},
-            {"$match": {"first": {"$lte": now}, "_id": {"$nin": list(full)}}},
+            {"$match": {"first": {"$lte": now}}},
             {"$sort": {"first": 1}},
-            {"$limit": webhooks},
+            {"$limit": webhooks + len(full)},
             {
                 "$lookup": {
                     "from": DELIVERIES,
@@ -75,7 +75,8 @@ class DeliveryRepository:
             },
         ]
         rows = self._database.on_collection(DELIVERIES, lambda driver: list(driver.aggregate(stages)))
-        return {row["_id"]: [each["_id"] for each in row["due"]] for row in rows}
+        # Left out here: as a condition it would be moved up, and have all keys looked at.
+        return {row["_id"]: [each["_id"] for each in row["due"]] for row in rows if row["_id"] not in full}
 
     def claim(self, delivery_ids: Sequence[str], now: datetime, until: datetime) -> list[dict[str, Any]]:
         """Those of `delivery_ids` that nobody else has claimed meanwhile; they are due again at `until`."""

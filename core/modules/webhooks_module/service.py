@@ -82,8 +82,8 @@ class WebhookService:
 
     def change(self, principal: Principal, webhook_id: str, patch: WebhookPatch) -> dict[str, Any]:
         """Change what `patch` names. One that is made active again starts with a clean slate."""
-        self._find(principal, webhook_id)
         self._refuse_unusable(patch.url, patch.events)
+        self._find(principal, webhook_id)
         fields = patch.model_dump(exclude_none=True)
         if patch.status == ACTIVE:
             fields.update(disabled_reason=None, failing_since=None, given_up=0)

@@ -12,6 +12,7 @@ MAX_URL_LENGTH = 2048
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FIRST_UNPRIVILEGED = 1024
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _NOT_PUBLIC = "must lead to the public internet"
 
 
@@ -40,8 +41,11 @@ class Target:
             port = _DEFAULT_PORTS[parts.scheme]
         if port != _DEFAULT_PORTS[parts.scheme] and (port == 0 or (port < _FIRST_UNPRIVILEGED and not private)):
             raise ValueError("must name no port below 1024 but 443")
+        endpoint = Endpoint(parts.scheme, parts.hostname, port, "")
+        if not endpoint.is_literal and ("[" in parts.netloc or not _NAME.fullmatch(endpoint.host)):
+            raise ValueError("must name its host")
         path = parts.path or "/"
-        return cls(Endpoint(parts.scheme, parts.hostname, port, ""), f"{path}?{parts.query}" if parts.query else path)
+        return cls(endpoint, f"{path}?{parts.query}" if parts.query else path)
 
     def addresses(self, resolve: Resolve, *, private: bool) -> list[str]:
         """All addresses of the host that may be connected to, in the order of the resolver. Raises OSError for an unknown name."""
