@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from core.modules.transactions_module import notices
 from utils.clock import rfc3339
 
-# Every type that somebody writes into the outbox.
+# Every type that somebody writes into the outbox: what is not in this list cannot be subscribed to by its name.
 EVENT_TYPES = (
-    "transaction.posted",
-    "transaction.reversed",
-    "hold.created",
-    "hold.captured",
-    "hold.released",
-    "hold.adjusted",
-    "hold.expired",
-    "grant.created",
-    "grant.expired",
-    "grant.voided",
-    "alert.crossed",
+    notices.TRANSACTION_POSTED,
+    notices.TRANSACTION_REVERSED,
+    notices.HOLD_CREATED,
+    notices.HOLD_CAPTURED,
+    notices.HOLD_RELEASED,
+    notices.HOLD_ADJUSTED,
+    notices.HOLD_EXPIRED,
+    notices.GRANT_CREATED,
+    notices.GRANT_EXPIRED,
+    notices.GRANT_VOIDED,
+    notices.ALERT_CROSSED,
 )
 _ALL, _ANY_OF_KIND = "*", ".*"
 

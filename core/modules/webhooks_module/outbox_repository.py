@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 _WAITING = {"relayed_at": None}
 _READ_AT_ONCE = 64
-_ROWS_AT_ONCE = 2000
+_ROWS_AT_ONCE = 500
+_BUILT_AT_ONCE = 32
 T = TypeVar("T")
 
 
@@ -73,15 +75,18 @@ class OutboxRepository:
         with rows:
             return list(_cut(rows, limit))
 
-    def complete(self, taken: Iterable[Told], session: ClientSession) -> list[Event]:
-        """The events with what they are about: records that nobody gave along are loaded, in one query for each kind."""
-        taken = list(taken)
-        records = self._load([event for told in taken for event in told.events if event["data"] is None], session)
-        return [
-            Event.of(event_id(told.outbox_id, index), event["type"], told.created_at, _data(event, records, told.created_at))
-            for told in taken
-            for index, event in enumerate(told.events, told.start)
-        ]
+    def complete(self, taken: Iterable[Told], wanted: Callable[[str], Any], session: ClientSession) -> list[Event]:
+        """The events whose type is `wanted`, with what they are about: what nobody gave along is loaded, in one query for each kind."""
+        told = [(each, index, event) for each in taken for index, event in enumerate(each.events, each.start) if wanted(event["type"])]
+        records = self._load([event for _, _, event in told if event["data"] is None], session)
+        events: list[Event] = []
+        for each, index, event in told:
+            if len(events) % _BUILT_AT_ONCE == 0:
+                # Let the requests of this worker in between.
+                time.sleep(0)
+            data = _data(event, records, each.created_at)
+            events.append(Event.of(event_id(each.outbox_id, index), event["type"], each.created_at, data))
+        return events
 
     def save(self, deliveries: list[dict[str, Any]], taken: Iterable[Told], now: datetime, session: ClientSession) -> None:
         """Insert the deliveries, and note how far they go."""

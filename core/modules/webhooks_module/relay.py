@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core import metrics
 from core.lease import LeaseLost
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from core.lease import Lease
 
 # One transaction is short: so many events, times the webhooks that might want each, and so many documents that nobody wants.
-_DELIVERIES_AT_ONCE = 4000
-_EVENTS_AT_ONCE = 1000
+_DELIVERIES_AT_ONCE = 2000
+_EVENTS_AT_ONCE = 250
 _SKIPPED_AT_ONCE = 5000
 # What one tick does at the most: it has to be over long before the lease is.
-_ROUNDS = 25
+_ROUNDS = 100
 
 
 class Relay:
@@ -80,7 +80,12 @@ class Relay:
 
     def _relay(self, session: ClientSession) -> tuple[int, bool]:
         """One transaction's worth: how many deliveries were made, and whether nothing is left."""
+        told = self._tell(session)
+        # Last: until the commit nobody else can touch the lease, and of one who dies here that would be felt for a while.
         self._lease.fence(session)
+        return told
+
+    def _tell(self, session: ClientSession) -> tuple[int, bool]:
         now = self._clock()
         subscriptions = self._outbox.subscriptions(session)
         if not subscriptions:
@@ -89,12 +94,24 @@ class Relay:
         taken = self._outbox.take(limit, session)
         if not taken:
             return 0, True
-        events = self._outbox.complete(taken, session)
-        deliveries: list[dict[str, Any]] = [
-            new_delivery(webhook_id, event, now)
-            for event in events
-            for webhook_id, patterns in subscriptions.items()
-            if wants(patterns, event.type)
-        ]
+        receivers = _Receivers(subscriptions)
+        events = self._outbox.complete(taken, receivers.of, session)
+        deliveries = [new_delivery(webhook_id, event, now) for event in events for webhook_id in receivers.of(event.type)]
         self._outbox.save(deliveries, taken, now, session)
-        return len(deliveries), len(events) < limit
+        return len(deliveries), sum(len(told.events) for told in taken) < limit
+
+
+class _Receivers:
+    """Who wants what, looked at once for each type."""
+
+    def __init__(self, subscriptions: Mapping[str, Sequence[str]]) -> None:
+        self._subscriptions = subscriptions
+        self._by_type: dict[str, list[str]] = {}
+
+    def of(self, event_type: str) -> list[str]:
+        """The webhooks that want events of this type."""
+        found = self._by_type.get(event_type)
+        if found is None:
+            found = [webhook_id for webhook_id, patterns in self._subscriptions.items() if wants(patterns, event_type)]
+            self._by_type[event_type] = found
+        return found

@@ -127,15 +127,16 @@ def test_who_lost_the_lease_while_working_writes_nothing(world: World, monkeypat
     """Paused for longer than the lease: another one has it, and has told everything."""
     webhook, slow, other = world.webhook(NOBODY), world.relay(), world.relay()
     world.happen(alert())
-    fence = slow._lease.fence
+    subscriptions = world.outbox.subscriptions
 
-    def stolen(session: Any) -> None:
-        monkeypatch.setattr(slow._lease, "fence", fence)
+    def stolen(session: Any) -> Any:
+        monkeypatch.setattr(world.outbox, "subscriptions", subscriptions)
+        read = subscriptions(session)
         world.stored["leases"].update_one({"_id": world.lease_name}, {"$currentDate": {"expires_at": True}})
         assert other.tick() == 1
-        fence(session)
+        return read
 
-    monkeypatch.setattr(slow._lease, "fence", stolen)
+    monkeypatch.setattr(world.outbox, "subscriptions", stolen)
     with pytest.raises(LeaseLost):
         slow.tick()
     assert len(world.of(webhook)) == 1
