@@ -177,6 +177,7 @@ def test_what_a_dead_worker_has_claimed_is_only_late(world: World, receiver: Htt
     webhook = world.tell(f"{receiver.url}/hook")
     [delivery] = world.of(webhook)
     assert len(world.deliveries.claim([delivery["_id"]], world.now, world.now + timedelta(seconds=90))) == 1
+    assert world.deliveries.claim([delivery["_id"]], world.now, world.now + timedelta(seconds=90)) == [], "nobody else gets it"
     survivor = world.deliverer()
     world.later(seconds=89)
     world.deliver(survivor)
@@ -207,6 +208,7 @@ def test_stopping_breaks_off_what_is_on_its_way_and_leaves_it_due(world: World, 
     deliverer.wake()
     eventually(lambda: receiver.waiting == 1, 5)
     deliverer.stop()
+    assert receiver.waiting == 1, "it is not the receiver who has ended it"
     deliverer.stop()
     left = {thread.name for thread in set(threading.enumerate()) - before}
     assert not {name for name in left if name.startswith("webhook")}

@@ -119,6 +119,7 @@ def test_closing_breaks_off_what_is_on_its_way(make: Make, receiver: HttpServer)
     eventually(lambda: receiver.waiting == 1, 5)
     sender.close()
     thread.join(5)
+    assert receiver.waiting == 1, "it is not the receiver who has ended it"
     assert [attempt.status_code for attempt in results] == [None]
 
 
