@@ -24,7 +24,6 @@ from utils.clock import utc_now
 
 # Of one webhook, in one worker; of one to which nothing arrives at present, a single one.
 _OF_EACH = 8
-_LOCKED = timedelta(seconds=90)
 _STOP_SECONDS = 5.0
 
 Document = dict[str, Any]
@@ -53,16 +52,21 @@ class Deliverer:
         *,
         owners: Callable[[Collection[str]], Collection[str]],
         at_once: int,
+        locked: float,
         seconds: float,
         clock: Callable[[], datetime] = utc_now,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`owners`: which of these users may have webhooks. `at_once`: deliveries on their way; `seconds` between two looks."""
+        """`owners`: which of these users may have webhooks. `at_once`: deliveries on their way.
+
+        `locked`: seconds for which one is claimed, more than an attempt takes; `seconds` between two looks.
+        """
         self._webhooks = webhooks
         self._deliveries = deliveries
         self._sender = sender
         self._owners = owners
         self._at_once = at_once
+        self._locked = timedelta(seconds=locked)
         self._clock = clock
         self._draw = draw
         self._lock = threading.Lock()
@@ -127,7 +131,7 @@ class Deliverer:
         if not chosen:
             return 0
         now = self._clock()
-        claimed = self._deliveries.claim(chosen, now, now + _LOCKED)
+        claimed = self._deliveries.claim(chosen, now, now + self._locked)
         for delivery in claimed:
             self._start(webhooks[delivery["webhook_id"]], delivery)
         return len(claimed)

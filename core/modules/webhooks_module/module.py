@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
 
 _LEASE_SECONDS = 30.0
+# For what an attempt takes besides: looking names up, and writing down what came of it.
+_SLACK_SECONDS = 80.0
 
 
 class WebhooksModule(BaseModule):
@@ -52,6 +54,7 @@ class WebhooksModule(BaseModule):
             Sender(private=private, seconds=config["WEBHOOK_TIMEOUT"]),
             owners=self._entitled,
             at_once=config["WEBHOOK_CONCURRENCY"],
+            locked=config["WEBHOOK_TIMEOUT"] + _SLACK_SECONDS,
             seconds=seconds,
         )
         pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from core.modules.webhooks_module.schemas import DeliveriesQuery, WebhookBody, WebhookPatch
+from core.modules.webhooks_module.schemas import DeliveriesQuery, DeliveryView, NewWebhookView, WebhookBody, WebhookPatch, WebhookView
 from core.modules.webhooks_module.service import WebhookService
+from core.web.answers import NOTHING, Page
 from core.web.models import PageQuery
 from core.web.routing import ISSUERS, Answer, Call, Route
 
@@ -35,13 +36,49 @@ def webhook_routes(service: WebhookService) -> tuple[Route, ...]:
     def replay(call: Call) -> Answer:
         return Answer(service.replay(call.caller, call.params["id"], call.params["delivery_id"]), 202)
 
-    log, again = "/webhooks/{id}/deliveries", "/webhooks/{id}/deliveries/{delivery_id}/replay"
     return (
-        Route("GET", "/webhooks", index, ISSUERS, "The caller's webhooks", query=PageQuery, scope=_SCOPE),
-        Route("POST", "/webhooks", create, ISSUERS, "Have events sent to a URL", WebhookBody, scope=_SCOPE),
-        Route("GET", "/webhooks/{id}", show, ISSUERS, "A webhook and how it fares", scope=_SCOPE),
-        Route("PATCH", "/webhooks/{id}", change, ISSUERS, "Change a webhook, or start it again", WebhookPatch, scope=_SCOPE),
-        Route("DELETE", "/webhooks/{id}", remove, ISSUERS, "Delete a webhook", scope=_SCOPE),
-        Route("GET", log, deliveries, ISSUERS, "What was sent to a webhook, and what came of it", query=DeliveriesQuery, scope=_SCOPE),
-        Route("POST", again, replay, ISSUERS, "Send an event to a webhook once more", scope=_SCOPE),
+        Route("GET", "/webhooks", index, ISSUERS, "The caller's webhooks", query=PageQuery, scope=_SCOPE, answers=Page[WebhookView]),
+        Route(
+            "POST",
+            "/webhooks",
+            create,
+            ISSUERS,
+            "Have events sent to a URL",
+            body=WebhookBody,
+            scope=_SCOPE,
+            answers={201: NewWebhookView},
+            refuses=("409 too-many-webhooks",),
+        ),
+        Route("GET", "/webhooks/{id}", show, ISSUERS, "A webhook and how it fares", scope=_SCOPE, answers=WebhookView),
+        Route(
+            "PATCH",
+            "/webhooks/{id}",
+            change,
+            ISSUERS,
+            "Change a webhook, or start it again",
+            body=WebhookPatch,
+            scope=_SCOPE,
+            answers=WebhookView,
+        ),
+        Route("DELETE", "/webhooks/{id}", remove, ISSUERS, "Delete a webhook", scope=_SCOPE, answers=NOTHING),
+        Route(
+            "GET",
+            "/webhooks/{id}/deliveries",
+            deliveries,
+            ISSUERS,
+            "What was sent to a webhook, and what came of it",
+            query=DeliveriesQuery,
+            scope=_SCOPE,
+            answers=Page[DeliveryView],
+        ),
+        Route(
+            "POST",
+            "/webhooks/{id}/deliveries/{delivery_id}/replay",
+            replay,
+            ISSUERS,
+            "Send an event to a webhook once more",
+            scope=_SCOPE,
+            answers={202: DeliveryView},
+            refuses=("409 webhook-disabled",),
+        ),
     )

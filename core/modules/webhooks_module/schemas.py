@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from core.modules.webhooks_module.targets import MAX_URL_LENGTH
+from core.web.answers import Time, UserId, View
 from core.web.models import Body, PageQuery, Text
 from utils.clock import rfc3339
 
@@ -43,6 +44,49 @@ class DeliveriesQuery(PageQuery):
     """Deliveries in one status only."""
 
     status: Literal["pending", "delivered", "failed", "cancelled"] | None = None
+
+
+class WebhookView(View):
+    """`failing_since`: nothing has arrived since then. `url` is null when its owner was erased."""
+
+    id: Annotated[str, Field(examples=["wh_019aa5f07c3e5b1d9e4f2a68"])]
+    owner_id: UserId
+    url: Annotated[str | None, Field(examples=["https://shop.example.com/credit-events"])]
+    events: Annotated[list[str], Field(examples=[["transaction.posted", "hold.*"]])]
+    description: str
+    status: Literal["active", "disabled"]
+    disabled_reason: Literal["by-hand", "failing", "owner-gone"] | None
+    failing_since: Time | None
+    created_at: Time
+
+
+class NewWebhookView(WebhookView):
+    """With the secret, which is shown this once."""
+
+    secret: Annotated[str, Field(examples=["whsec_..."])]
+
+
+class AttemptView(View):
+    """What came of one attempt: a status code, or why there is none."""
+
+    at: Time
+    status_code: Annotated[int | None, Field(examples=[200])]
+    error: Literal["dns", "address", "timeout", "tls", "connection", "protocol"] | None
+    duration_ms: int
+
+
+class DeliveryView(View):
+    """`next_attempt_at` is null when there will be none; `replay_of` names the delivery that this one repeats."""
+
+    id: Annotated[str, Field(examples=["wd_019aa5f07c3e5b1d9e4f2a68"])]
+    webhook_id: str
+    event_id: Annotated[str, Field(examples=["ev_6b025b5d12869dacf0e91346_0"])]
+    event_type: Annotated[str, Field(examples=["transaction.posted"])]
+    status: Literal["pending", "delivered", "failed", "cancelled"]
+    attempts: list[AttemptView]
+    next_attempt_at: Time | None
+    replay_of: str | None
+    created_at: Time
 
 
 def webhook_view(webhook: dict[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class World:
             Sender(private=True, seconds=seconds),
             owners=lambda ids: set(ids) - self.gone,
             at_once=at_once,
+            locked=90,
             seconds=3600,
             clock=self.clock,
             draw=lambda: 0.0,

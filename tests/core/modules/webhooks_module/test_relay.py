@@ -71,7 +71,7 @@ def test_a_disabled_webhook_is_told_nothing(world: World) -> None:
 
 def test_records_are_told_as_they_were_when_it_happened(world: World) -> None:
     ledger = LedgerRepository(world.database, WalletRepository(world.database))
-    engine = PostingEngine(ledger, batch_max=256, queue_max=256, commit_seconds=5)
+    engine = PostingEngine(ledger, batch_max=256, queue_max=256, commit_seconds=5, on_commit=lambda outcome: None)
     engine.start()
     try:
         webhook = world.webhook(NOBODY)
