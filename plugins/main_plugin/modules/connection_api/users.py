@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.web.paging import Pager
@@ -105,6 +105,10 @@ class Users:
         """Whether there is such a user, who may be given something."""
         user = self._repository.find_user(user_id)
         return user is not None and user["status"] == "active"
+
+    def active_roles(self, user_ids: Collection[str]) -> dict[str, str]:
+        """`{id: role}` of those of `user_ids` that belong to active users; for modules that act for somebody later on."""
+        return self._repository.find_active_roles(list(user_ids))
 
     def page(self, principal: Principal, query: UsersQuery) -> dict[str, Any]:
         """`{data, next_cursor}`: all users, newest first."""
