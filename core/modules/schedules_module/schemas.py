@@ -9,8 +9,12 @@ from pydantic import Field, ValidationInfo, field_validator
 from core.modules.schedules_module.recurrence import MAX_TEXT, Recurrence
 from core.modules.schedules_module.schedule import ACTIVE
 from core.modules.transactions_module.schemas import Destination, Id, Moment, ShortText
+from core.web.answers import Credits, Time, View, WalletId
 from core.web.models import Amount, Body, Metadata, PageQuery, Text
 from utils.clock import rfc3339
+
+_EXAMPLE = "FREQ=MONTHLY;BYMONTHDAY=1"
+Rule = Annotated[Text, Field(min_length=1, max_length=MAX_TEXT, examples=[_EXAMPLE])]
 
 
 class ScheduleBody(Body):
@@ -26,7 +30,7 @@ class ScheduleBody(Body):
     reference: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
     metadata: Metadata = Field(default_factory=dict)
     run_at: Moment
-    rrule: Annotated[Text, Field(min_length=1, max_length=MAX_TEXT)] | None = None
+    rrule: Rule | None = None
 
     @field_validator("run_at")
     @classmethod
@@ -46,6 +50,36 @@ class SchedulesQuery(PageQuery):
 
     owner_id: str | None = Field(default=None, max_length=64)
     status: Literal["active", "finished", "cancelled", "failed"] | None = None
+
+
+class RunView(View):
+    """`at`: when it was due, `ran_at`: when it was done. `error`: the code of its refusal; `missed` where it was skipped."""
+
+    id: str
+    at: Time
+    ran_at: Time
+    status: Literal["succeeded", "failed", "skipped"]
+    transaction_id: str | None
+    error: Annotated[str, Field(examples=["insufficient-funds"])] | None
+
+
+class ScheduleView(View):
+    """`next_run_at` null: there is none any more. `runs` counts what was decided, `last_run` is the last of them."""
+
+    id: str
+    source: WalletId
+    destination: WalletId
+    amount: Credits
+    memo: str | None
+    reference: str | None
+    metadata: Metadata
+    run_at: Time
+    rrule: Annotated[str, Field(examples=[_EXAMPLE])] | None
+    next_run_at: Time | None
+    status: Literal["active", "finished", "cancelled", "failed"]
+    runs: int
+    last_run: RunView | None
+    created_at: Time
 
 
 def schedule_view(schedule: dict[str, Any]) -> dict[str, Any]:
