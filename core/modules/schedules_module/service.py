@@ -44,14 +44,13 @@ class ScheduleService:
         def decide(wallets: Mapping[str, dict[str, Any]], taken: set[int]) -> tuple[Verdict, dict[str, Any] | None]:
             try:
                 owner_id = _checked_owner(principal, parties, wallets)
-                place = next((place for place in range(self._most) if place not in taken), None)
-                if place is None:
+                if len(taken) >= self._most:
                     raise errors.too_many_schedules(self._most)
                 schedule = new_schedule(_wish(call.body, owner_id, principal.user_id, parties), now)
             except AppError as refusal:
                 return Verdict(refusal.status, json.dumps(refusal.problem())), None
             view = json.dumps(schedule_view(schedule))
-            return Verdict(201 if claim is not None else 200, view), {**schedule, "place": place}
+            return Verdict(201 if claim is not None else 200, view), {**schedule, "place": self._free_place(schedule["_id"], taken)}
 
         return self._repository.place(claim, parties, decide, now)
 
@@ -77,6 +76,11 @@ class ScheduleService:
         binding = f"schedule-runs:{principal.user_id}:{schedule['_id']}"
         found = self._repository.runs(schedule["_id"], self._pager.position(query.cursor, binding), query.limit + 1)
         return self._pager.page([run_view(run) for run in found], query.limit, binding)
+
+    def _free_place(self, schedule_id: str, taken: set[int]) -> int:
+        """One of those that are left, another for each schedule: those that are made at the same time do not meet there."""
+        first = int(schedule_id[-8:], 16)
+        return next(place for step in range(self._most) if (place := (first + step) % self._most) not in taken)
 
     def _find(self, principal: Principal, schedule_id: str) -> dict[str, Any]:
         schedule = self._repository.find(schedule_id)
