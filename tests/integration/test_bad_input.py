@@ -177,6 +177,16 @@ ROUTES = (
     ),
     BodyRoute(
         "POST",
+        "/schedules",
+        {
+            **{"source": "me", "destination": "w_x", "amount": 1, "memo": "m", "reference": "bad-input", "metadata": {"k": "v"}},
+            **{"run_at": "2040-01-01T00:00:00Z", "rrule": "FREQ=DAILY"},
+        },
+        {**_MONEY_KINDS, "source": TEXT, "destination": DESTINATION, "memo": TEXT, "run_at": TIME, "rrule": TEXT},
+        optional=frozenset({"memo", "reference", "rrule"}),
+    ),
+    BodyRoute(
+        "POST",
         "/transfers",
         {"source": "me", "destination": "w_x", "amount": 1, "memo": "m", "reference": "bad-input", "metadata": {"k": "v"}},
         {**_MONEY_KINDS, "source": TEXT, "destination": DESTINATION, "memo": TEXT},
@@ -206,7 +216,7 @@ class World:
 
     def state(self) -> dict[str, Any]:
         """Everything that a request could have moved or made."""
-        names = ("users", "wallets", "transactions", "entries", "grants", "holds", "audit_logs", "idempotency", "webhooks")
+        names = ("users", "wallets", "transactions", "entries", "grants", "holds", "audit_logs", "idempotency", "webhooks", "schedules")
         counts = {name: self.database[name].estimated_document_count() for name in names}
         user = self.database["users"].find_one({"_id": self.owner.user["id"]})
         return {**counts, "user": user, "wallet": self.database["wallets"].find_one({"_id": self.wallet_id})}
@@ -542,6 +552,7 @@ LISTS = (
     ("/wallets/me/transactions", False),
     ("/wallets/me/grants", False),
     ("/holds", False),
+    ("/schedules", False),
     ("/auth/sessions", False),
     ("/users", True),
     ("/webhooks", True),
@@ -660,6 +671,7 @@ WITH_ID = (
     *(("GET", "/wallets/{}", None), ("GET", "/wallets/{}/balance", None), ("GET", "/wallets/{}/transactions", None)),
     *(("GET", "/wallets/{}/grants", None), ("GET", "/transactions/{}", None), ("GET", "/users/{}", None), ("DELETE", "/users/{}", None)),
     *(("PATCH", "/users/{}", {"username": "bad-input"}), ("DELETE", "/auth/sessions/{}", None)),
+    *(("GET", "/schedules/{}", None), ("GET", "/schedules/{}/runs", None), ("DELETE", "/schedules/{}", None)),
     *(("POST", "/wallets/{}/debits", {"amount": 1}), ("POST", "/wallets/{}/grants", {"amount": 1})),
 )
 

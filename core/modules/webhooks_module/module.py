@@ -84,7 +84,7 @@ class WebhooksModule(BaseModule):
 
     def _entitled(self, user_ids: Collection[str]) -> set[str]:
         """Those of the users who are active and whose role may have webhooks."""
-        roles = self._services.get_service(USER_DIRECTORY).active_roles(user_ids)
+        roles = self._services.get_service(USER_DIRECTORY).find_active_roles(user_ids)
         return {user_id for user_id, role in roles.items() if role in ISSUERS}
 
     def _forget_owner(self, event: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.web.paging import Pager
@@ -106,9 +106,9 @@ class Users:
         user = self._repository.find_user(user_id)
         return user is not None and user["status"] == "active"
 
-    def active_roles(self, user_ids: Collection[str]) -> dict[str, str]:
-        """`{id: role}` of those of `user_ids` that belong to active users; for modules that act for somebody later on."""
-        return self._repository.find_active_roles(list(user_ids))
+    def find_active_roles(self, user_ids: Sequence[str]) -> dict[str, str]:
+        """`{id: role}` of those of these users who are active; for what is done later in their name."""
+        return self._repository.find_active_roles(user_ids)
 
     def page(self, principal: Principal, query: UsersQuery) -> dict[str, Any]:
         """`{data, next_cursor}`: all users, newest first."""
