@@ -17,6 +17,7 @@ from socketio.exceptions import ConnectionError as SocketRefused
 
 from tests.support.app_server import AppServer
 from tests.support.client import PASSWORD, Client, assert_problem, unique
+from tests.support.fail_points import fail_point
 from tests.support.load import ANSWER_SECONDS, RECOVERY_SECONDS, Load, assert_answers, assert_one_effect_each
 from tests.support.polling import assert_gone, eventually
 from tests.support.sockets import SocketClient, on_two_workers
@@ -78,23 +79,6 @@ def outage(begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None]
         eventually(lambda: time.monotonic() >= over, 2 * OUTAGE_SECONDS)
     finally:
         end()
-
-
-@contextmanager
-def fail_point(root: Database[dict[str, Any]], mode: Any, **data: Any) -> Iterator[Callable[[], int]]:
-    """Commands of the application that fail as `data` says; the yielded call ends it and says how often it did."""
-    configure = {"configureFailPoint": "failCommand"}
-
-    def stop() -> int:
-        count: int = root.command({**configure, "mode": "off"})["count"]
-        return count
-
-    before = root.command({**configure, "mode": "off"})["count"]
-    root.command({**configure, "mode": mode, "data": {**data, "appName": "credit-system-read_write"}})
-    try:
-        yield lambda: stop() - before
-    finally:
-        stop()
 
 
 def health(app: AppServer, manager: str) -> tuple[int, str]:
