@@ -1,0 +1,132 @@
+"""A worker that is killed at any step of any money verb: what was acknowledged is there, and a retry finds or makes the one effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.support.app_server import AppServer
+from tests.support.at_once import at_once
+from tests.support.client import Client, unique
+from tests.support.crashing_app import ANSWER, COMMIT, FOLDER, STEPS, CrashPoints
+from tests.support.history import Record, faults
+from tests.support.polling import eventually
+from tests.support.verbs import Args, OverHttp, Recorder
+from tools.local_stack import LocalStack
+
+VERBS = ("grant", "debit", "transfer", "hold", "capture", "release", "adjust", "reversal", "void", "batch, atomic", "batch, each")
+COMMITTED = (f"after {COMMIT}", f"before {ANSWER}", f"after {ANSWER}")
+RESTART_SECONDS = 30
+
+
+class Bank:
+    """An application of one worker that can be crashed, and a wallet for each verb."""
+
+    def __init__(self, app: AppServer, admin: Client, points: CrashPoints, database: Database[dict[str, Any]]) -> None:
+        self.app = app
+        self.points = points
+        self.database = database
+        self.recorder = Recorder(OverHttp(app.url, admin.token))
+        self.wallets = [str(Client.register(app.url).wallet()["id"]) for _ in (*VERBS, "beside")]
+        funds = [{"op": "grant", "wallet_id": wallet, "amount": 100_000} for wallet in self.wallets]
+        self.recorder.done("batch", {"atomic": True, "items": funds})
+
+    def wishes(self) -> list[tuple[str, Args]]:
+        """Each verb once, with a wallet (and holds, a debit and a grant) that no other verb touches."""
+        own = dict(zip(VERBS, self.wallets, strict=False))
+        items = [{"op": "hold", "wallet_id": own[verb], "amount": 50} for verb in ("capture", "release", "adjust", *VERBS[-2:])]
+        items += [{"op": "debit", "wallet_id": own["reversal"], "amount": 7}, {"op": "grant", "wallet_id": own["void"], "amount": 9}]
+        made = self.recorder.done("batch", {"atomic": True, "items": items})["results"]
+        holds = [result["hold"]["id"] for result in made[:5]]
+        return [
+            ("grant", {"wallet_id": own["grant"], "amount": 11, "reason": unique("r")}),
+            ("debit", {"wallet_id": own["debit"], "amount": 12, "reason": unique("r")}),
+            ("transfer", {"source": own["transfer"], "destination": self.wallets[-1], "amount": 13, "memo": unique("m")}),
+            ("hold", {"wallet_id": own["hold"], "amount": 14}),
+            ("capture", {"hold_id": holds[0], "amount": 15}),
+            ("release", {"hold_id": holds[1]}),
+            ("adjust", {"hold_id": holds[2], "amount": 16}),
+            ("reversal", {"transaction_id": made[5]["transaction"]["id"], "amount": 3}),
+            ("void", {"wallet_id": own["void"], "grant_id": made[6]["grant"]["id"]}),
+            ("batch", {"atomic": True, "items": self._items(own["batch, atomic"], holds[3])}),
+            ("batch", {"atomic": False, "items": self._items(own["batch, each"], holds[4])}),
+        ]
+
+    @staticmethod
+    def _items(wallet: str, hold: str) -> list[Args]:
+        return [
+            {"op": "debit", "wallet_id": wallet, "amount": 1},
+            {"op": "capture", "hold_id": hold, "amount": 20},
+            {"op": "hold", "wallet_id": wallet, "amount": 2},
+            {"op": "grant", "wallet_id": wallet, "amount": 3},
+        ]
+
+    def crash(self, step: str, wishes: list[tuple[str, Args]]) -> list[Record]:
+        """All `wishes` at once in one commit, in which the worker dies; what the clients have seen of it."""
+        (worker,) = self.app.workers()
+        self.points.arm(step, len(wishes))
+        records = at_once(len(wishes), lambda number: self.recorder.call(*wishes[number], client=number))
+        eventually(lambda: not worker.is_running() or worker.status() == "zombie", RESTART_SECONDS)
+        assert self.points.armed is None, "nobody came to that step"
+        return records
+
+    def claims(self) -> int:
+        return self.database["idempotency"].count_documents({})
+
+
+@pytest.fixture(scope="module")
+def hasty(servers: LocalStack) -> Iterator[None]:
+    """What a killed worker leaves open blocks its wallets until MongoDB gives it up: here after a second."""
+    assert servers.mongod is not None
+    with servers.mongod.client() as client:
+        before = client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=1)["was"]
+        yield
+        client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=before)
+
+
+@pytest.fixture(scope="module", params=["eventlet", pytest.param("gevent", marks=pytest.mark.soak)])
+def bank(
+    request: pytest.FixtureRequest,
+    servers: LocalStack,
+    secrets_dir: Path,
+    hasty: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    database: Database[dict[str, Any]],
+) -> Iterator[Bank]:
+    folder = tmp_path_factory.mktemp("crashing")
+    settings = {"WORKERS": 1, "ASYNC_MODE": request.param, "LEDGER_SWEEP_SECONDS": 3600, FOLDER: folder}
+    with AppServer(servers.environ, folder, wsgi="tests.support.crashing_app:create_app()", **settings) as app:
+        yield Bank(app, Client.admin(app.url, secrets_dir), CrashPoints(folder), database)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_verb_has_one_effect_whose_worker_was_killed(bank: Bank, step: str) -> None:
+    assert_one_effect_each(bank, step, bank.wishes())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", range(len(VERBS)), ids=VERBS)
+@pytest.mark.parametrize("step", STEPS)
+def test_a_verb_that_was_alone_has_one_effect_when_its_worker_was_killed(bank: Bank, step: str, number: int) -> None:
+    assert_one_effect_each(bank, step, [bank.wishes()[number]])
+
+
+def assert_one_effect_each(bank: Bank, step: str, wishes: list[tuple[str, Args]]) -> None:
+    claims = bank.claims()
+    seen = bank.crash(step, wishes)
+    acknowledged = [record for record in seen if record.is_done]
+    assert all(record.is_done or record.is_open for record in seen), seen
+    assert (len(acknowledged) > 0) == (step == f"after {ANSWER}")
+    committed = step in COMMITTED
+    assert bank.claims() - claims == (len(wishes) if committed else 0), "the worker did not die where it should"
+    for record in seen:
+        settled = bank.recorder.insist(record, RESTART_SECONDS)
+        assert settled.is_done, settled
+        assert settled.replayed == committed
+        again = bank.recorder.again(record)
+        assert (again.status, again.body, again.replayed) == (settled.status, settled.body, True)
+    assert faults(bank.recorder.history, bank.database, bank.wallets) == []
