@@ -11,14 +11,13 @@ from pymongo.database import Database
 
 from tests.support.app_server import AppServer
 from tests.support.at_once import at_once
-from tests.support.client import Client, unique
+from tests.support.client import Client
 from tests.support.crashing_app import ANSWER, COMMIT, FOLDER, STEPS, CrashPoints
 from tests.support.history import Record, faults
 from tests.support.polling import eventually
-from tests.support.verbs import Args, OverHttp, Recorder
+from tests.support.verbs import EACH_VERB, WALLETS_OF_EACH, Args, OverHttp, Recorder, each_verb
 from tools.local_stack import LocalStack
 
-VERBS = ("grant", "debit", "transfer", "hold", "capture", "release", "adjust", "reversal", "void", "batch, atomic", "batch, each")
 COMMITTED = (f"after {COMMIT}", f"before {ANSWER}", f"after {ANSWER}")
 RESTART_SECONDS = 30
 
@@ -31,39 +30,10 @@ class Bank:
         self.points = points
         self.database = database
         self.recorder = Recorder(OverHttp(app.url, admin.token))
-        self.wallets = [str(Client.register(app.url).wallet()["id"]) for _ in (*VERBS, "beside")]
-        funds = [{"op": "grant", "wallet_id": wallet, "amount": 100_000} for wallet in self.wallets]
-        self.recorder.done("batch", {"atomic": True, "items": funds})
+        self.wallets = [str(Client.register(app.url).wallet()["id"]) for _ in range(WALLETS_OF_EACH)]
 
     def wishes(self) -> list[tuple[str, Args]]:
-        """Each verb once, with a wallet (and holds, a debit and a grant) that no other verb touches."""
-        own = dict(zip(VERBS, self.wallets, strict=False))
-        items = [{"op": "hold", "wallet_id": own[verb], "amount": 50} for verb in ("capture", "release", "adjust", *VERBS[-2:])]
-        items += [{"op": "debit", "wallet_id": own["reversal"], "amount": 7}, {"op": "grant", "wallet_id": own["void"], "amount": 9}]
-        made = self.recorder.done("batch", {"atomic": True, "items": items})["results"]
-        holds = [result["hold"]["id"] for result in made[:5]]
-        return [
-            ("grant", {"wallet_id": own["grant"], "amount": 11, "reason": unique("r")}),
-            ("debit", {"wallet_id": own["debit"], "amount": 12, "reason": unique("r")}),
-            ("transfer", {"source": own["transfer"], "destination": self.wallets[-1], "amount": 13, "memo": unique("m")}),
-            ("hold", {"wallet_id": own["hold"], "amount": 14}),
-            ("capture", {"hold_id": holds[0], "amount": 15}),
-            ("release", {"hold_id": holds[1]}),
-            ("adjust", {"hold_id": holds[2], "amount": 16}),
-            ("reversal", {"transaction_id": made[5]["transaction"]["id"], "amount": 3}),
-            ("void", {"wallet_id": own["void"], "grant_id": made[6]["grant"]["id"]}),
-            ("batch", {"atomic": True, "items": self._items(own["batch, atomic"], holds[3])}),
-            ("batch", {"atomic": False, "items": self._items(own["batch, each"], holds[4])}),
-        ]
-
-    @staticmethod
-    def _items(wallet: str, hold: str) -> list[Args]:
-        return [
-            {"op": "debit", "wallet_id": wallet, "amount": 1},
-            {"op": "capture", "hold_id": hold, "amount": 20},
-            {"op": "hold", "wallet_id": wallet, "amount": 2},
-            {"op": "grant", "wallet_id": wallet, "amount": 3},
-        ]
+        return each_verb(self.recorder, self.wallets)
 
     def crash(self, step: str, wishes: list[tuple[str, Args]]) -> list[Record]:
         """All `wishes` at once in one commit, in which the worker dies; what the clients have seen of it."""
@@ -109,7 +79,7 @@ def test_every_verb_has_one_effect_whose_worker_was_killed(bank: Bank, step: str
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("number", range(len(VERBS)), ids=VERBS)
+@pytest.mark.parametrize("number", range(len(EACH_VERB)), ids=EACH_VERB)
 @pytest.mark.parametrize("step", STEPS)
 def test_a_verb_that_was_alone_has_one_effect_when_its_worker_was_killed(bank: Bank, step: str, number: int) -> None:
     assert_one_effect_each(bank, step, [bank.wishes()[number]])

@@ -15,9 +15,10 @@ from tests.support.verbs import InProcess
 
 
 class Engines:
-    """Each with connections of its own; `wallets` are new and empty."""
+    """Each with connections of its own, to the database `name`; `wallets` are new and empty."""
 
     def __init__(self, environ: Mapping[str, str], count: int, wallets: int, commit_seconds: float, stack: ExitStack) -> None:
+        self.name = environ["MONGODB_DATABASE"]
         self.databases = []
         self.engines = []
         for _ in range(count):

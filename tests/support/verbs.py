@@ -38,6 +38,9 @@ PATHS = {
     "void": "/wallets/{wallet_id}/grants/{grant_id}/void",
     "batch": "/batches",
 }
+EACH_VERB = ("grant", "debit", "transfer", "hold", "capture", "release", "adjust", "reversal", "void", "batch, atomic", "batch, each")
+# One for each, and one to send to.
+WALLETS_OF_EACH = len(EACH_VERB) + 1
 CALLERS = 8
 SETTLE_SECONDS = 40
 _PAUSE_SECONDS, _BACK_OFF_SECONDS = 0.005, 0.1
@@ -150,8 +153,10 @@ class Recorder:
         return record
 
     def done(self, verb: str, args: Args) -> dict[str, Any]:
-        """Send it, and be told that it is done."""
+        """Send it, again where that fails, and be told that it is done."""
         record = self.call(verb, args)
+        if not record.is_final:
+            record = self.insist(record)
         assert record.is_done, record
         return record.answer
 
@@ -172,6 +177,38 @@ class Recorder:
         """Retry each call of which nobody knows, until it is known."""
         for record in self.history.unsettled():
             self.insist(record)
+
+
+def each_verb(recorder: Recorder, wallets: Sequence[str]) -> list[tuple[str, Args]]:
+    """Each of EACH_VERB once, with a wallet (and holds, a debit and a grant) that no other verb touches; they all can be done."""
+    own = dict(zip(EACH_VERB, wallets, strict=False))
+    items: list[Args] = [{"op": "grant", "wallet_id": wallet, "amount": 100} for wallet in wallets]
+    items += [{"op": "hold", "wallet_id": own[verb], "amount": 50} for verb in ("capture", "release", "adjust", *EACH_VERB[-2:])]
+    items += [{"op": "debit", "wallet_id": own["reversal"], "amount": 7}, {"op": "grant", "wallet_id": own["void"], "amount": 9}]
+    made = recorder.done("batch", {"atomic": True, "items": items})["results"][len(wallets) :]
+    holds = [result["hold"]["id"] for result in made[:5]]
+    return [
+        ("grant", {"wallet_id": own["grant"], "amount": 11, "reason": unique("r")}),
+        ("debit", {"wallet_id": own["debit"], "amount": 12, "reason": unique("r")}),
+        ("transfer", {"source": own["transfer"], "destination": wallets[-1], "amount": 13, "memo": unique("m")}),
+        ("hold", {"wallet_id": own["hold"], "amount": 14}),
+        ("capture", {"hold_id": holds[0], "amount": 15}),
+        ("release", {"hold_id": holds[1]}),
+        ("adjust", {"hold_id": holds[2], "amount": 16}),
+        ("reversal", {"transaction_id": made[5]["transaction"]["id"], "amount": 3}),
+        ("void", {"wallet_id": own["void"], "grant_id": made[6]["grant"]["id"]}),
+        ("batch", {"atomic": True, "items": _several(own["batch, atomic"], holds[3])}),
+        ("batch", {"atomic": False, "items": _several(own["batch, each"], holds[4])}),
+    ]
+
+
+def _several(wallet: str, hold: str) -> list[Args]:
+    return [
+        {"op": "debit", "wallet_id": wallet, "amount": 1},
+        {"op": "capture", "hold_id": hold, "amount": 20},
+        {"op": "hold", "wallet_id": wallet, "amount": 2},
+        {"op": "grant", "wallet_id": wallet, "amount": 3},
+    ]
 
 
 class AllVerbs:
