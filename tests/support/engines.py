@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+from core.modules.transactions_module.commands import Outcome
 from core.modules.transactions_module.engine import PostingEngine
 from core.modules.transactions_module.repository import LedgerRepository
 from core.modules.wallet_module.repository import WalletRepository
@@ -12,6 +13,10 @@ from core.modules.wallet_module.service import new_wallet
 from tests.support.client import unique
 from tests.support.in_process import Managers
 from tests.support.verbs import InProcess
+
+
+def _to_nobody(_: Outcome) -> None:
+    """What others would tell the wallets' owners."""
 
 
 class Engines:
@@ -26,7 +31,7 @@ class Engines:
             stack.callback(managers.dispose)
             database = managers.database_manager
             repository = LedgerRepository(database, WalletRepository(database))
-            engine = PostingEngine(repository, batch_max=64, queue_max=256, commit_seconds=commit_seconds)
+            engine = PostingEngine(repository, batch_max=64, queue_max=256, commit_seconds=commit_seconds, on_commit=_to_nobody)
             engine.start()
             stack.callback(engine.stop)
             self.databases.append(database)

@@ -23,6 +23,8 @@ Row = dict[str, Any]
 NO_ANSWER = 0
 _NOT_STORED = (401, 403, 429)
 _EVENTS = ("hold", "adjust", "release")
+_NOTICES = {"hold": "hold.created", "adjust": "hold.adjusted", "capture": "hold.captured", "release": "hold.released"}
+_POSTED = "transaction.posted"
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ class _Check:
             self._key(key, calls)
         self._posted()
         self._events()
+        self._told()
         self._balances()
         self._order()
         self._books()
@@ -235,6 +238,21 @@ class _Check:
                 self._report(f"lost: {hold_id} has captured {row['captured']}, {captured[hold_id]} were acknowledged")
             if (row["status"] == "released") != bool(told["release", hold_id]):
                 self._report(f"lost: {hold_id} is {row['status']}, its releases: {told['release', hold_id]}")
+
+    def _told(self) -> None:
+        """The outbox tells of each effect once, and of nothing that has not happened."""
+        due = Counter((_POSTED, transaction_id) for transaction_id in self._transactions)
+        due.update(
+            (_NOTICES[effect.verb], effect.hold["id"]) for effect in self._effects if effect.verb in _NOTICES and effect.hold is not None
+        )
+        notices = Counter((event["type"], event["id"]) for row in self._database["outbox"].find() for event in row["events"])
+        for (kind, target), number in due.items():
+            if notices[kind, target] != number:
+                self._report(f"outbox: {number} {kind} of {target}, told {notices[kind, target]} times")
+        others = [target for kind, target in notices if kind == _POSTED and target not in self._transactions]
+        known = {row["_id"] for row in self._database["transactions"].find({"_id": {"$in": others}}, ("_id",))}
+        for target in set(others) - known:
+            self._report(f"outbox: tells of {target}, which is not there")
 
     # Wallets
 

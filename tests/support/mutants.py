@@ -9,11 +9,13 @@ import pytest
 from pymongo.write_concern import WriteConcern
 
 from core.managers import database_errors, database_manager
+from core.managers.database_manager import DatabaseManager
 from core.modules.transactions_module.commands import Outcome, Snapshot, decide
 from core.modules.transactions_module.engine import PostingEngine
 from core.modules.transactions_module.ledger import Book, Wallet
 from core.modules.transactions_module.repository import LedgerRepository
 from core.modules.wallet_module.repository import WalletRepository
+from core.outbox import OUTBOX
 from tools.error_handling.errors import Unavailable
 from utils.clock import utc_now
 
@@ -81,6 +83,16 @@ def half_a_batch(patch: pytest.MonkeyPatch) -> None:
     """What the items before a refused one have done stays done."""
     patch.setattr(Book, "branch", lambda self, _: self)
     patch.setattr(Book, "absorb", lambda *_: None)
+
+
+def told_beside_the_commit(patch: pytest.MonkeyPatch) -> None:
+    """The outbox is written outside of the transaction whose effects it tells."""
+    insert = DatabaseManager.insert_rows
+
+    def beside(self: DatabaseManager, collection: str, rows: Any, session: Any) -> None:
+        insert(self, collection, rows, None if collection == OUTBOX else session)  # type: ignore[arg-type]
+
+    patch.setattr(DatabaseManager, "insert_rows", beside)
 
 
 def acknowledged_by_one(patch: pytest.MonkeyPatch) -> None:

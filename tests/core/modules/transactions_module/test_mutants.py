@@ -30,6 +30,7 @@ MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = [
     (mutants.answer_before_commit, {"lost"}),
     (mutants.unknown_told_as_failed, {"error with effect", "unexplained"}),
     (mutants.half_a_batch, {"unexplained"}),
+    (mutants.told_beside_the_commit, {"outbox"}),
 ]
 
 
@@ -47,12 +48,15 @@ def running(servers: LocalStack, books: Database[dict[str, Any]]) -> Iterator[En
 
 
 def history_of(engines: Engines, books: Database[dict[str, Any]]) -> History:
-    """All verbs at random on two engines, with a while in which commits are carried out and not answered."""
+    """All verbs at random on two engines, with commits that conflict, and a while in which they are not answered."""
     recorder = Recorder(engines.transport)
     load = AllVerbs(recorder, engines.wallets)
     withheld = {"writeConcernError": {"code": 64, "errmsg": "it has happened all the same", "errInfo": {"wtimeout": True}}}
+    conflict = {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}
     with load.running():
         load.wait_for(VERBS)
+        with fail_point(books.client.admin, {"times": 8}, failCommands=["commitTransaction"], **conflict):
+            load.wait_for(VERBS // 4)
         with fail_point(books.client.admin, "alwaysOn", failCommands=["commitTransaction"], **withheld):
             over = time.monotonic() + UNANSWERED_SECONDS
             eventually(lambda: time.monotonic() > over, 2 * UNANSWERED_SECONDS)
