@@ -41,6 +41,7 @@ class Record:
     body: str = ""
     replayed: bool = False
     unsent: bool = False
+    retry_after: str | None = None
 
     @cached_property
     def answer(self) -> Row:
@@ -103,9 +104,9 @@ class History:
         calls = self.by_key().values()
         return [own[-1] for own in calls if any(one.is_open for one in own) and not any(one.is_final for one in own)]
 
-    def counts(self) -> Counter[tuple[int, str]]:
-        """How often there was which status with which code."""
-        return Counter((record.status, record.code) for record in list(self.records))
+    def count(self, status: int) -> int:
+        """How often this was the answer."""
+        return sum(record.status == status for record in list(self.records))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import requests
@@ -55,6 +55,7 @@ class Answer:
     body: str = ""
     replayed: bool = False
     unsent: bool = False
+    retry_after: str | None = None
 
 
 class Transport(Protocol):
@@ -81,7 +82,8 @@ class OverHttp:
             response = http.post(self._url + path, json=body, headers=headers, timeout=self._timeout)
         except requests.RequestException as error:
             return Answer(NO_ANSWER, unsent="NewConnectionError" in repr(error))
-        return Answer(response.status_code, response.text, "Idempotency-Replayed" in response.headers)
+        replayed, retry_after = "Idempotency-Replayed" in response.headers, response.headers.get("Retry-After")
+        return Answer(response.status_code, response.text, replayed, retry_after=retry_after)
 
 
 class InProcess:
@@ -146,9 +148,7 @@ class Recorder:
         key = key or unique(verb)
         invoked = time.monotonic()
         answer = self._transport.send(client, verb, args, key)
-        record = Record(
-            client, verb, key, args, invoked, time.monotonic(), answer.status, answer.body, answer.replayed, unsent=answer.unsent
-        )
+        record = Record(client, verb, key, args, invoked, time.monotonic(), **asdict(answer))
         self.history.add(record)
         return record
 
