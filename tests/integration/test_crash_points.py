@@ -12,7 +12,7 @@ from pymongo.database import Database
 from tests.support.app_server import AppServer
 from tests.support.at_once import at_once
 from tests.support.client import Client
-from tests.support.crashing_app import ANSWER, COMMIT, FOLDER, STEPS, CrashPoints
+from tests.support.crashing_app import ANSWER, COMMIT, FOLDER, POSTINGS, STEPS, CrashPoints
 from tests.support.history import Record, faults
 from tests.support.polling import eventually
 from tests.support.verbs import EACH_VERB, WALLETS_OF_EACH, Args, OverHttp, Recorder, each_verb
@@ -73,7 +73,11 @@ def bank(
         yield Bank(app, Client.admin(app.url, secrets_dir), CrashPoints(folder), database)
 
 
-@pytest.mark.parametrize("step", STEPS)
+# Between two of the ledger's steps nothing happens that anybody could see: of those, one is enough for every day.
+BETWEEN = (f"before {POSTINGS}", f"before {COMMIT}")
+
+
+@pytest.mark.parametrize("step", [pytest.param(step, marks=[pytest.mark.soak] if step in BETWEEN else []) for step in STEPS])
 def test_every_verb_has_one_effect_whose_worker_was_killed(bank: Bank, step: str) -> None:
     assert_one_effect_each(bank, step, bank.wishes())
 

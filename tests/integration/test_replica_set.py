@@ -138,6 +138,7 @@ def history_of_a_rollback(stack: LocalStack, books: Database[dict[str, Any]]) ->
         return faults(recorder.history, books, engines.wallets)
 
 
+@pytest.mark.soak
 def test_what_only_a_lost_primary_had_was_never_acknowledged(stack: LocalStack, books: Database[dict[str, Any]]) -> None:
     assert history_of_a_rollback(stack, books) == []
 

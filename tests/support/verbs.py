@@ -317,23 +317,23 @@ class AllVerbs:
 
     def _capture(self, pick: random.Random) -> Args | None:
         hold_id = _latest(self._holds, pick)
-        return hold_id and {"hold_id": hold_id, "amount": pick.randint(1, 12), "final": pick.random() < 0.3}  # type: ignore[return-value]
+        return None if hold_id is None else {"hold_id": hold_id, "amount": pick.randint(1, 12), "final": pick.random() < 0.3}
 
     def _release(self, pick: random.Random) -> Args | None:
         hold_id = _latest(self._holds, pick)
-        return hold_id and {"hold_id": hold_id}  # type: ignore[return-value]
+        return None if hold_id is None else {"hold_id": hold_id}
 
     def _adjust(self, pick: random.Random) -> Args | None:
         hold_id = _latest(self._holds, pick)
-        return hold_id and {"hold_id": hold_id, "amount": pick.randint(10, 40)}  # type: ignore[return-value]
+        return None if hold_id is None else {"hold_id": hold_id, "amount": pick.randint(10, 40)}
 
     def _reversal(self, pick: random.Random) -> Args | None:
         transaction_id = _latest(self._transactions, pick)
-        return transaction_id and {"transaction_id": transaction_id, "amount": pick.randint(1, 10)}  # type: ignore[return-value]
+        return None if transaction_id is None else {"transaction_id": transaction_id, "amount": pick.randint(1, 10)}
 
     def _void(self, pick: random.Random) -> Args | None:
         found = _latest(self._grants, pick)
-        return found and {"wallet_id": found[0], "grant_id": found[1]}  # type: ignore[return-value]
+        return None if found is None else {"wallet_id": found[0], "grant_id": found[1]}
 
     def _batch(self, pick: random.Random) -> Args | None:
         verbs = [verb for verb in self._verbs if verb not in ("batch", "void")]

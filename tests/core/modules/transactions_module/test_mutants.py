@@ -21,7 +21,7 @@ from tests.support.polling import eventually
 from tests.support.verbs import AllVerbs, Recorder
 from tools.local_stack import LocalStack
 
-VERBS = 80
+VERBS = 60
 COMMIT_SECONDS, UNANSWERED_SECONDS = 0.5, 1.0
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = [
     (mutants.no_idempotency, {"twice", "replay differs"}),
