@@ -33,7 +33,7 @@ def handler(call: Call) -> Answer:
 
 
 def operation_of(route: Route) -> dict[str, Any]:
-    found: dict[str, Any] = build_document([route], ())["paths"][route.path][route.method.lower()]
+    found: dict[str, Any] = build_document([route])["paths"][route.path][route.method.lower()]
     return found
 
 
@@ -88,7 +88,7 @@ def test_socket_events_are_described(application: AppManager, document: dict[str
     events = document["x-socket-events"]
     assert set(events["client"]) == {event.name for event in application.websocket_manager.events}
     assert events["client"]["broadcast"]["roles"] == ["admin"]
-    assert {"message", "wallet_updated", "session_revoked"} <= set(events["server"])
+    assert {"message", "presence", "wallet_updated", "transaction_posted", "session_revoked"} <= set(events["server"])
     for event in (*events["client"].values(), *events["server"].values()):
         assert event["payload"]["$ref"].removeprefix("#/components/schemas/") in document["components"]["schemas"]
 
@@ -142,7 +142,7 @@ def test_answers_have_one_form_whatever_they_are_declared_as() -> None:
 
 
 def test_views_are_closed_and_what_is_there_sometimes_is_not_required() -> None:
-    document = build_document([Route("GET", "/things", handler, EVERYONE, "Things", answers=Page[Thing])], ())
+    document = build_document([Route("GET", "/things", handler, EVERYONE, "Things", answers=Page[Thing])])
     thing = document["components"]["schemas"]["Thing"]
     assert thing["additionalProperties"] is False
     assert thing["required"] == ["name"]
@@ -150,7 +150,7 @@ def test_views_are_closed_and_what_is_there_sometimes_is_not_required() -> None:
 
 
 def test_a_route_that_declares_nothing_is_described_as_far_as_it_is_known() -> None:
-    document = build_document([Route("GET", "/things", handler, EVERYONE, "Things")], ())
+    document = build_document([Route("GET", "/things", handler, EVERYONE, "Things")])
     validate(document)
     assert "2XX" in document["paths"]["/things"]["get"]["responses"]
 
@@ -160,6 +160,7 @@ def test_a_route_that_declares_nothing_is_described_as_far_as_it_is_known() -> N
     [
         ({"type": "integer", "examples": [7], "default": 1}, 7),
         ({"type": "integer", "default": 3}, 3),
+        ({"type": "string", "format": "date-time"}, "2040-01-01T00:00:00Z"),
         ({"enum": ["a", "b"]}, "a"),
         ({"const": "x"}, "x"),
         ({"anyOf": [{"type": "boolean"}, {"type": "null"}]}, False),
