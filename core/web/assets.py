@@ -45,7 +45,9 @@ class Assets:
         etags = "".join(name + file.etag for name, file in self._files.items())
         self._version = hashlib.sha256(etags.encode()).hexdigest()[:16]
         self._prefix = f"/plugins/{plugin}/assets"
-        self.route = Route("GET", f"{self._prefix}/{{version}}/{{name}}", self._serve, PUBLIC, f"A file of the pages of {plugin}")
+        types = tuple(sorted({file.content_type.split(";")[0] for file in self._files.values()}))
+        path = f"{self._prefix}/{{version}}/{{name}}"
+        self.route = Route("GET", path, self._serve, PUBLIC, f"A file of the pages of {plugin}", answers={200: types, 304: None})
 
     def url(self, name: str) -> str:
         """The address of a file, for templates; KeyError for one that is not there."""

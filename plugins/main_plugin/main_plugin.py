@@ -7,6 +7,7 @@ from pathlib import Path
 from flask import render_template, request
 
 from core.plugin_scope import PluginScope
+from core.web.answers import View
 from core.web.routing import PUBLIC, Answer, Call, Route
 from plugins.base_plugin import BasePlugin
 from plugins.main_plugin.modules.connection_api.connection_api import ConnectionAPI
@@ -27,6 +28,12 @@ _PAGE_POLICY = "; ".join(
 )
 
 
+class RootView(View):
+    name: str
+    version: str
+    docs: str
+
+
 class MainPlugin(BasePlugin):
     """Without it there are no accounts."""
 
@@ -38,7 +45,8 @@ class MainPlugin(BasePlugin):
         plugins.register_module(ConnectionAPI.NAME, ConnectionAPI)
         plugins.register_template_dir(_HERE / "templates")
         self._assets = plugins.register_asset_dir(_HERE / "static")
-        plugins.register_routes([Route("GET", "/", self._root, PUBLIC, "What this is", html=True)])
+        answers = {200: (RootView, "text/html")}
+        plugins.register_routes([Route("GET", "/", self._root, PUBLIC, "What this is", html=True, answers=answers)])
         return True
 
     def _root(self, call: Call) -> Answer:
