@@ -2,14 +2,14 @@
 
 const TIMEOUT_MS = 10_000;
 
-/** A refusal (RFC 9457), or status 0 where no answer came. `errors`: [{field, message}]; `retryAfter`: seconds. */
+/** A refusal (RFC 9457), or status 0 where no answer came. `errors`: [{field, message}]; `retryAfter`: seconds; `available`: credits. */
 export class Problem extends Error {
   constructor(document, retryAfter = 0) {
     super(document.detail || document.title || "Something went wrong.");
     this.status = document.status;
     this.code = document.code;
     this.errors = document.errors ?? [];
-    this.requestId = document.request_id;
+    this.available = document.available;
     this.retryAfter = retryAfter;
   }
 

@@ -82,6 +82,7 @@ function showWallet(balance, rows) {
     const text = number.format(value);
     if (element.textContent === text) continue;
     element.textContent = text;
+    element.classList.toggle("long", text.length > 12);
     if (shown) flash(element);
   }
   if (shown && shown.available !== balance.available) byId("news").textContent = `${number.format(balance.available)} credits available`;
@@ -123,6 +124,7 @@ async function send({ destination, amount, memo }) {
     byId("send-form").reset();
   } catch (problem) {
     if (problem.isUnknown) problem.message += " Whether the credits were sent is not known yet. Trying again cannot send them twice.";
+    if (problem.available !== undefined) problem.message += ` ${number.format(problem.available)} available.`;
     throw problem;
   } finally {
     showPending();

@@ -13,11 +13,11 @@ export class Wallet {
   #fail;
   #id = null;
   #seq = 0;
+  #version = 0;
   #balance = null;
   #rows = [];
   #reading = null;
   #missed = false;
-  #doubtful = false;
   #timer = 0;
 
   constructor(session, show, fail) {
@@ -33,13 +33,11 @@ export class Wallet {
     return this.#reading;
   }
 
-  /** wallet_updated: {wallet_id, settled, held, available, seq} */
+  /** wallet_updated: {wallet_id, settled, held, available, seq, version} */
   updated(push) {
-    if (push.wallet_id !== this.#id || push.seq < this.#seq) return;
-    // A hold changes no seq, so which of two pushes of one seq is newer cannot be told: show it, and look.
-    this.#doubtful ||= push.seq === this.#seq;
-    this.#seq = push.seq;
-    this.#balance = { settled: push.settled, held: push.held, available: push.available };
+    // A hold changes no seq, so it is the version that says which of two pushes is newer.
+    if (push.wallet_id !== this.#id || push.version < this.#version) return;
+    this.#adopt(push, push.seq);
     this.#changed();
   }
 
@@ -59,14 +57,13 @@ export class Wallet {
   async #read() {
     try {
       do {
-        this.#missed = this.#doubtful = false;
+        this.#missed = false;
         // The rows first: then the balance is as new or newer, and what comes between is pushed, or seen as a gap.
         const { data } = await this.#session.call("GET", `/wallets/me/transactions?limit=${ROWS}`);
         const wallet = await this.#session.call("GET", "/wallets/me");
         this.#id = wallet.id;
         this.#rows = data;
-        this.#seq = this.#newest;
-        this.#balance = { settled: wallet.settled, held: wallet.held, available: wallet.available };
+        this.#adopt(wallet, this.#newest);
       } while (this.#missed);
       this.#show(this.#balance, this.#rows);
       this.#fail(null);
@@ -84,8 +81,14 @@ export class Wallet {
     if (this.#balance) this.#show(this.#balance, this.#rows);
     this.#timer ||= setTimeout(() => {
       this.#timer = 0;
-      if (this.#doubtful || this.#seq !== this.#newest) this.sync();
+      if (this.#seq !== this.#newest) this.sync();
     }, GAP_MS);
+  }
+
+  #adopt({ settled, held, available, version }, seq) {
+    this.#balance = { settled, held, available };
+    this.#version = version;
+    this.#seq = seq;
   }
 }
 
