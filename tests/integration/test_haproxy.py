@@ -34,6 +34,7 @@ PYTHON_CLIENTS = 250
 # In two windows: a browser opens up to 255 WebSockets for each.
 JAVASCRIPT_CLIENTS = (125, 125)
 ARRIVAL_SECONDS = 2
+CERTIFICATE = "front.pem"
 OPEN = "/socket.io/?EIO=4&transport=polling"
 
 
@@ -65,7 +66,7 @@ def admin(front: Front, secrets_dir: Path) -> Client:
 def secure(apps: list[AppServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     """The same with TLS."""
     folder = tmp_path_factory.mktemp("secure")
-    with Front(apps, folder, TLS_CERTIFICATE=own_certificate(folder)) as running:
+    with Front(apps, folder, TLS_CERTIFICATE=own_certificate(folder / CERTIFICATE)) as running:
         yield running
 
 
@@ -75,7 +76,7 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-def own_certificate(folder: Path) -> Path:
+def own_certificate(path: Path) -> Path:
     """A certificate for 127.0.0.1 and its key, as HAProxy wants them: in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
@@ -87,7 +88,6 @@ def own_certificate(folder: Path) -> Path:
     )
     pem = serialization.Encoding.PEM
     plain = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = folder / "front.pem"
     path.write_bytes(certificate.public_bytes(pem) + plain)
     return path
 
@@ -261,7 +261,7 @@ def test_with_tls_the_plain_port_only_points_there(secure: Front) -> None:
     answer = requests.get(f"{secure.url}/wallets/me", allow_redirects=False, timeout=10)
     assert answer.status_code == 308
     assert answer.headers["Location"].startswith("https://")
-    over_tls = requests.get(f"{secure.secure_url}/health/live", verify=False, timeout=10)
+    over_tls = requests.get(f"{secure.secure_url}/health/live", verify=secure.log.with_name(CERTIFICATE), timeout=10)
     assert "max-age" in over_tls.headers["Strict-Transport-Security"]
 
 
