@@ -25,6 +25,7 @@ MONEY = re.compile(r"/(grants|debits|transfers|holds|capture|release|adjust|reve
 # Everything that needs no token, and why.
 OPEN = {
     "GET /": "says what this is",
+    "GET /plugins/main_plugin/assets/{version}/{name}": "what the page at / consists of",
     "GET /health": "operators and load balancers",
     "GET /health/live": "operators and load balancers",
     "GET /health/ready": "operators and load balancers",
