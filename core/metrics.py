@@ -78,6 +78,16 @@ SERVICE_SECONDS = Histogram(
 SERVICE_RETRIES = Counter("credit_service_retries_total", "Calls to external services that were tried once more.", ("service",))
 SERVICE_EJECTIONS = Counter("credit_service_ejections_total", "Addresses taken out of use after failures.", ("service",))
 SERVICE_BREAKER_OPEN = Gauge("credit_service_breaker_open", "Workers that ask it no more.", ("service",), multiprocess_mode="livesum")
+WEBHOOK_BACKLOG = Gauge(
+    "credit_webhook_backlog_seconds", "Age of the oldest event that is not on its way to the webhooks.", multiprocess_mode="mostrecent"
+)
+WEBHOOK_ATTEMPTS = Counter("credit_webhook_attempts_total", "Attempts to deliver to webhooks by outcome.", ("outcome",))
+WEBHOOK_SECONDS = Histogram("credit_webhook_attempt_duration_seconds", "Time of one attempt to deliver to a webhook.", buckets=_LATENCY)
+WEBHOOKS_DISABLED = Counter("credit_webhooks_disabled_total", "Webhooks disabled because nobody is there.", ("reason",))
+for _outcome in ("delivered", "retried", "failed"):
+    WEBHOOK_ATTEMPTS.labels(_outcome)
+for _reason in ("failing", "owner-gone"):
+    WEBHOOKS_DISABLED.labels(_reason)
 ERRORS = Counter("credit_errors_total", "Errors answered, by code.", ("code",))
 
 # Looking a labelled metric up costs more than counting in it, and there are only as many as routes and statuses, or
