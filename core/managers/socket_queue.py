@@ -15,6 +15,7 @@ from socketio.manager import Manager
 from socketio.pubsub_manager import PubSubManager
 
 from core import metrics
+from tools.error_handling.errors import Unavailable
 from tools.logger.custom_logger import custom_log, log_exception
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ class SocketQueue(PubSubManager):
         self._stop.set()
         listener, self._listener = self._listener, None
         if listener is not None:
+            with suppress(Unavailable):
+                # It need not wait any longer for somebody to say something.
+                self._publish({"method": "stop"})
             listener.join(2 * _LISTEN_SECONDS)
 
     def initialize(self) -> None:

@@ -142,12 +142,14 @@ class WebSocketManager(Manager):
 
         No Socket.IO disconnect is sent: clients would take that for a wish of ours that they stay away.
         """
+        is_first = self._draining_since is None
         if self._draining_since is None:
             self._draining_since = time.monotonic()
             self._queue.tell(EVERYBODY, "server_draining", {"reason": "shutdown", "retry_after": _RETRY_AFTER})
-            self._retire()
         for link in list(self.socketio.server.eio.sockets.values()):
             link.close(wait=False, abort=True)
+        if is_first:
+            self._retire()
         if time.monotonic() - self._draining_since > _GOODBYE_SECONDS:
             self._transport.cut()
 
