@@ -133,7 +133,9 @@ class SocketQueue(PubSubManager):
 
     def _listen_once(self, first: bool) -> None:
         """Subscribe, and hear what comes until the link breaks."""
-        client = redis.Redis.from_url(self._url, **{**self._redis.connection_options(), "max_connections": 2})
+        # Nobody waits for this link: a message that arrives in pieces may take its time.
+        options = {**self._redis.connection_options(), "max_connections": 2, "socket_timeout": _SILENCE_SECONDS}
+        client = redis.Redis.from_url(self._url, **options)
         try:
             with client.pubsub() as link:
                 link.subscribe(_CHANNEL)
