@@ -35,6 +35,8 @@ SOCKET_ROOMS = Gauge("credit_socket_rooms", "Rooms with members, counted on each
 SOCKET_MESSAGES = Counter("credit_socket_messages_total", "Messages and pushes sent by a worker.", ("kind",))
 SOCKET_DROPPED = Counter("credit_socket_dropped_total", "Messages and sockets given up, by reason.", ("reason",))
 SOCKET_QUEUE_UP = Gauge("credit_socket_queue_up", "1 while every worker hears the others (Redis), else 0.", multiprocess_mode="livemin")
+PUSHES = Counter("credit_pushes_total", "Events about wallets sent to their owners' sockets.", ("event",))
+PUSHES_DROPPED = Counter("credit_pushes_dropped_total", "Transactions of which sockets were not told.")
 # A series of its own, so that there is none where Vault is not in use.
 VAULT_TOKEN_TTL = Gauge("credit_vault_token_ttl_seconds", "Seconds until our Vault token ends.", ("auth",), multiprocess_mode="livemin")
 VAULT_REFRESH_FAILURES = Counter("credit_vault_refresh_failures_total", "Renewals and reads that Vault did not answer.", ("what",))

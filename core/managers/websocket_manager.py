@@ -75,6 +75,11 @@ class WebSocketManager(Manager):
             raise ValueError(f"socket event {event.name!r} is registered already")
         self._events[event.name] = event
 
+    @property
+    def events(self) -> list[Event]:
+        """All events that clients may send."""
+        return list(self._events.values())
+
     def unregister_event(self, name: str) -> None:
         """Take back a `register_event`."""
         self._events.pop(name, None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from core.web.answers import Time, UserId, View, WalletId
 from core.web.budget import Budget
 from core.web.models import Body, Text
 from core.web.routing import EVERYONE, Principal
@@ -79,3 +80,51 @@ class DirectBody(Body):
 
 class BroadcastBody(Body):
     data: Any
+
+
+# What the server sends
+
+
+class RoomJoined(View):
+    room: str
+    size: int
+
+
+class RoomLeft(View):
+    room: str
+
+
+class Message(View):
+    """`room` null: a direct message, or one to everybody."""
+
+    room: str | None
+    from_: UserId = Field(alias="from")
+    data: Any
+    at: Time
+
+
+class SessionRevoked(View):
+    """The socket is closed after it; `reason`: session-revoked or token-expired."""
+
+    reason: str
+
+
+class WalletUpdated(View):
+    """After each change of one of the user's wallets; `seq` grows with each entry: who misses one reads the wallet again."""
+
+    wallet_id: WalletId
+    settled: int
+    held: int
+    available: int
+    seq: int
+    version: int
+
+
+# What the server sends to clients by itself, by name.
+SERVER_EVENTS: Mapping[str, type[BaseModel]] = {
+    "room_joined": RoomJoined,
+    "room_left": RoomLeft,
+    "message": Message,
+    "session_revoked": SessionRevoked,
+    "wallet_updated": WalletUpdated,
+}
