@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from core.managers import socket_scripts as scripts
 from core.managers.redis_sealing import Unreadable
 from core.web.socket_events import Connection
+from tools.error_handling.errors import Unavailable
 
 if TYPE_CHECKING:
     from core.managers.redis_manager import RedisManager
@@ -66,7 +67,8 @@ class SocketRegistry:
     def forget(self, connections: Iterable[Connection]) -> None:
         """Take sockets of this worker out, and out of all their rooms."""
         for chunk in _chunks(connections):
-            entries = ((c.sid, self._user(c.principal.user_id), len(c.rooms), *c.rooms) for c in chunk)
+            rooms = {c.sid: {*c.rooms, *c.doubtful} for c in chunk}
+            entries = ((c.sid, self._user(c.principal.user_id), len(rooms[c.sid]), *rooms[c.sid]) for c in chunk)
             self._redis.run_script(scripts.FORGET, [], [self._worker, *(value for entry in entries for value in entry)])
 
     def users_online(self, user_ids: Collection[str]) -> set[str]:
@@ -79,14 +81,31 @@ class SocketRegistry:
 
     # Rooms
 
-    def join(self, room: str, sid: str, limit: int) -> int | None:
+    def join(self, room: str, connection: Connection, limit: int) -> int | None:
         """Put a socket into a room that has fewer than `limit` others: the size then, or None when it is full."""
-        size: int = self._redis.run_script(scripts.JOIN, [], [self._worker, room, sid, limit])
+        size: int = self._run_for(connection, room, scripts.JOIN, [self._worker, room, connection.sid, limit])
         return None if size < 0 else size
 
-    def leave(self, room: str, sid: str) -> bool:
+    def leave(self, room: str, connection: Connection) -> bool:
         """Take a socket out of a room; whether it was in."""
-        return bool(self._redis.run_script(scripts.LEAVE, [], [self._worker, room, sid]))
+        return bool(self._run_for(connection, room, scripts.LEAVE, [self._worker, room, connection.sid]))
+
+    def settle(self, connection: Connection) -> None:
+        """Have Redis think of the doubtful rooms of a socket as we do."""
+        for room in list(connection.doubtful):
+            if room in connection.rooms:
+                self.rejoin([connection])
+            else:
+                self.leave(room, connection)
+            connection.doubtful.discard(room)
+
+    def _run_for(self, connection: Connection, room: str, script: str, args: list[Any]) -> Any:
+        try:
+            return self._redis.run_script(script, [], args)
+        except Unavailable:
+            # It may be carried out all the same, when Redis goes on.
+            connection.doubtful.add(room)
+            raise
 
     def rejoin(self, connections: Iterable[Connection]) -> None:
         """Put sockets of this worker back into their rooms, after Redis has lost them."""

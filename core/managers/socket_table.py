@@ -73,6 +73,9 @@ class SocketTable:
         now = time.time()
         return [connection for connection in self._by_id.values() if connection.expires_at <= now]
 
+    def doubtful(self) -> list[Connection]:
+        return [connection for connection in self._by_id.values() if connection.doubtful]
+
     def link_ids(self) -> set[str | None]:
         """The Engine.IO sockets below those that are signed in."""
         return {self._queue.eio_sid_from_sid(sid, "/") for sid in self._by_id}
