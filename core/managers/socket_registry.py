@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from core.managers import socket_scripts as scripts
 from core.managers.redis_sealing import Unreadable
 from core.web.socket_events import Connection
 from tools.error_handling.errors import Unavailable
+from utils.batching import Batcher
 
 if TYPE_CHECKING:
     from core.managers.redis_manager import RedisManager
@@ -51,10 +53,13 @@ class Pulse:
 class SocketRegistry:
     """One worker's hold on it. Every method is one round trip (more for thousands of sockets) and raises Unavailable."""
 
-    def __init__(self, redis: RedisManager, worker: str) -> None:
+    def __init__(self, redis: RedisManager, worker: str, room_size: int) -> None:
+        """`room_size`: how many sockets fit into a room."""
         self._redis = redis
+        self._room_size = room_size
         self._worker = worker
         self._cards: dict[str, list[Any]] = {}
+        self._joins: Batcher[tuple[str, str], int] = Batcher(self._join_all, _AT_ONCE)
 
     # Sockets
 
@@ -81,14 +86,16 @@ class SocketRegistry:
 
     # Rooms
 
-    def join(self, room: str, connection: Connection, limit: int) -> int | None:
-        """Put a socket into a room that has fewer than `limit` others: the size then, or None when it is full."""
-        size: int = self._run_for(connection, room, scripts.JOIN, [self._worker, room, connection.sid, limit])
+    def join(self, room: str, connection: Connection) -> int | None:
+        """Put a socket into a room that is not full: the size then, or None. Those who join at the same time do it together."""
+        with _doubt(connection, room):
+            size = self._joins.call((room, connection.sid))
         return None if size < 0 else size
 
     def leave(self, room: str, connection: Connection) -> bool:
         """Take a socket out of a room; whether it was in."""
-        return bool(self._run_for(connection, room, scripts.LEAVE, [self._worker, room, connection.sid]))
+        with _doubt(connection, room):
+            return bool(self._redis.run_script(scripts.LEAVE, [], [self._worker, room, connection.sid]))
 
     def settle(self, connection: Connection) -> None:
         """Have Redis think of the doubtful rooms of a socket as we do."""
@@ -99,13 +106,10 @@ class SocketRegistry:
                 self.leave(room, connection)
             connection.doubtful.discard(room)
 
-    def _run_for(self, connection: Connection, room: str, script: str, args: list[Any]) -> Any:
-        try:
-            return self._redis.run_script(script, [], args)
-        except Unavailable:
-            # It may be carried out all the same, when Redis goes on.
-            connection.doubtful.add(room)
-            raise
+    def _join_all(self, joins: list[tuple[str, str]]) -> list[int]:
+        args = [self._worker, self._room_size, *(value for join in joins for value in join)]
+        sizes: list[int] = self._redis.run_script(scripts.JOIN, [], args)
+        return sizes
 
     def rejoin(self, connections: Iterable[Connection]) -> None:
         """Put sockets of this worker back into their rooms, after Redis has lost them."""
@@ -166,6 +170,16 @@ class SocketRegistry:
                 self._cards.clear()
             self._cards[sid] = card
         return Member(card[0], card[1], since)
+
+
+@contextmanager
+def _doubt(connection: Connection, room: str) -> Iterator[None]:
+    """What Redis did not answer in time may be carried out all the same, when it goes on."""
+    try:
+        yield
+    except Unavailable:
+        connection.doubtful.add(room)
+        raise
 
 
 def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:

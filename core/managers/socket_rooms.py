@@ -45,7 +45,7 @@ class RoomEvents:
         _refuse_reserved(room)
         if len(connection.rooms) >= _ROOMS_PER_SOCKET and room not in connection.rooms:
             raise Conflict("This socket is in too many rooms.", code="too-many-rooms", limit=_ROOMS_PER_SOCKET)
-        size = self._registry.join(room, connection, self._room_size)
+        size = self._registry.join(room, connection)
         if size is None:
             raise Conflict("The room is full.", code="room-full", limit=self._room_size)
         if connection.ended is not None:

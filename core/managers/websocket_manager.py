@@ -55,7 +55,7 @@ class WebSocketManager(Manager):
         self.mode = green.current_mode()
         self.socketio = SocketIO()
         self._queue = SocketQueue(redis, config["REDIS_URL"])
-        self._registry = SocketRegistry(redis, new_id("w"))
+        self._registry = SocketRegistry(redis, new_id("w"), config["ROOM_MAX_MEMBERS"])
         self._board = PresenceBoard(self._registry, self._queue)
         self._table = SocketTable(self._queue, config["SOCKET_EVENTS_PER_SECOND"], config["SOCKET_USER_EVENTS_PER_SECOND"])
         self._keeper: SocketKeeper | None = None
