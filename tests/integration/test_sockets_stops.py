@@ -17,7 +17,7 @@ import requests
 from tests.support.app_server import AppServer
 from tests.support.client import Client, unique
 from tests.support.polling import assert_gone, eventually
-from tests.support.sockets import BareSocket, SocketClient, on_two_workers, worker_of
+from tests.support.sockets import BareSocket, SocketClient, on_two_workers, worker_memory, worker_of
 from tools.local_stack import LocalStack
 from tools.local_stack.dev_secrets import SecretFiles
 from tools.local_stack.redis_server import RedisServer
@@ -27,6 +27,8 @@ SOCKETS = 500
 PRESENCE_SECONDS = 15
 STOP_SECONDS = 8
 RECOVERY_SECONDS = 15
+# Of a worker, in bytes.
+GROWTH = 25_000_000
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_sockets_outlive_an_outage_of_redis_and_everything_is_there_again(
         for event, data in (("join_room", {"room": unique("other")}), ("presence", {"room": room}), ("leave_room", {"room": room})):
             assert far.call(event, data)["error"]["code"] == "unavailable"
         eventually(lambda: requests.get(f"{app.url}/health/ready", timeout=5).status_code == 503, 10)
-        eventually(lambda: queue_up(app) == 0, 15)
+        eventually(lambda: metric(app, "credit_socket_queue_up") == 0, 15)
     finally:
         if forgets:
             shutil.rmtree(redis.home)
@@ -104,7 +106,7 @@ def test_sockets_outlive_an_outage_of_redis_and_everything_is_there_again(
     for client in (near, far):
         client.expect("resync", seconds=RECOVERY_SECONDS)
     eventually(app.is_ready, RECOVERY_SECONDS)
-    eventually(lambda: queue_up(app) == 1, RECOVERY_SECONDS)
+    eventually(lambda: metric(app, "credit_socket_queue_up") == 1, RECOVERY_SECONDS)
     eventually(lambda: near.call("send_message", {"room": room, "data": "heard"})["ok"], 5)
     far.expect("message", lambda data: data["data"] == "heard")
     eventually(lambda: far.call("presence", {"room": room}).get("size") == 2, RECOVERY_SECONDS)
@@ -114,9 +116,29 @@ def test_sockets_outlive_an_outage_of_redis_and_everything_is_there_again(
     eventually(lambda: not left_in(redis), 10)
 
 
-def queue_up(app: AppServer) -> float:
+def metric(app: AppServer, name: str) -> float:
     lines = requests.get(f"{app.url}/metrics", timeout=5).text.splitlines()
-    return next(float(line.split()[-1]) for line in lines if line.startswith("credit_socket_queue_up"))
+    return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+def test_sockets_that_come_and_go_leave_nothing(app: AppServer, redis: RedisServer, user: Client, count: int) -> None:
+    def come_and_go(number: int) -> None:
+        client = BareSocket(app.url)
+        client.sign_in(user.token)
+        client.send(b'42["join_room",{"room":"leak-%d"}]' % (number % 50))
+        if number % 2:
+            client.send(b"1")
+        client.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(come_and_go, range(100)))
+        eventually(lambda: not left_in(redis), 10)
+        before = worker_memory(app)
+        list(pool.map(come_and_go, range(count)))
+    eventually(lambda: not left_in(redis), 10)
+    eventually(lambda: metric(app, "credit_socket_connections") == 0, 5)
+    assert worker_memory(app) - before < GROWTH
 
 
 def test_a_stop_tells_hundreds_of_sockets_why_and_leaves_nothing(app: AppServer, redis: RedisServer, user: Client) -> None:
