@@ -201,7 +201,7 @@ class _Bounded:
         super().put(packet, *more, **options)  # type: ignore[misc]
 
     def _overflows(self) -> bool:
-        if sum(map(_size_of, self.queue)) < self._limit:  # type: ignore[attr-defined]
+        if sum(_size_of(packet) for packet in self.queue) < self._limit:  # type: ignore[attr-defined]
             return False
         self._overflowed = True
         metrics.SOCKET_DROPPED.labels("slow-reader").inc()
