@@ -7,7 +7,7 @@ that reads nothing whatever it is sent. Compression is not offered: it costs 300
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -201,7 +201,8 @@ class _Bounded:
         super().put(packet, *more, **options)  # type: ignore[misc]
 
     def _overflows(self) -> bool:
-        if sum(_size_of(packet) for packet in self.queue) < self._limit:  # type: ignore[attr-defined]
+        waiting: Iterable[Any] = self.queue  # type: ignore[attr-defined]
+        if sum(_size_of(packet) for packet in waiting) < self._limit:
             return False
         self._overflowed = True
         metrics.SOCKET_DROPPED.labels("slow-reader").inc()
