@@ -1,4 +1,4 @@
-"""`python -m bench [--quick] [--only engine|http|memory|chain]`: starts real servers, measures both sides, prints a table."""
+"""`python -m bench [--quick] [--only engine|http|memory|chain|sockets]`: starts real servers, measures both sides, prints a table."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from bench.comparison import QUICK, Effort
 from bench.engine import compare_engines
 from bench.http_bench import compare_apps
 from bench.result import BenchBroken
+from bench.sockets import compare_sockets
 from tools.local_stack import LocalStack, ServerFailed
 from tools.local_stack.replica_set import ROOT_USER
 
-PARTS = ("memory", "http", "chain", "engine")
+PARTS = ("memory", "http", "sockets", "chain", "engine")
 RESULTS = Path(__file__).with_name("results.json")
 
 
@@ -60,6 +61,8 @@ def _rows(folder: Path, parts: set[str], effort: Effort, environ: Mapping[str, s
     """The apps are stopped before the engines run: an idle server still takes a little of two cores."""
     if parts & {"memory", "http"}:
         yield from compare_apps(environ, folder / "apps", effort, "http" in parts, "memory" in parts)
+    if "sockets" in parts:
+        yield from compare_sockets(environ, folder / "sockets", effort)
     if "chain" in parts:
         yield from measure_chain(environ, folder / "chain", effort)
     if "engine" in parts:
