@@ -8,9 +8,10 @@ from bench.callers import Call, drive
 from bench.result import Result
 from bench.scenarios import AMOUNT, OPENING_BALANCE, Pairs, pairs
 from core.managers.app_manager import AppManager
-from core.modules.transactions_module.commands import Actor, Claim, Command
+from core.modules.transactions_module.commands import Claim, Command
 from core.modules.transactions_module.engine import PostingEngine
 from core.modules.transactions_module.ledger import TRANSFER, Draft
+from core.modules.transactions_module.operations import Actor, Post
 from core.modules.wallet_module.service import DEFAULT_ASSET, new_wallet
 
 # As a service that moves its users' credits: the same checks as for a user, on wallets that are not its own.
@@ -54,7 +55,7 @@ def _call(engine: PostingEngine, stream: Pairs) -> Call:
         draft = Draft(TRANSFER, AMOUNT, source, destination)
         # As the route does it: the claim is made of the request, key by key.
         claim = Claim.of(_ACTOR.user_id, "POST /transfers", f"{prefix}-{number}", {"source": source, "destination": destination})
-        verdict = engine.submit(Command(draft, _ACTOR, claim, prefix))
+        verdict = engine.submit(Command((Post(draft),), _ACTOR, claim, prefix))
         if verdict.status != 201:
             raise RuntimeError(verdict.body)
 
