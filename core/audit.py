@@ -10,7 +10,7 @@ from core import context
 from utils.clock import utc_now
 
 # The server puts its cluster time in its place as it inserts the row: the order in which rows are sealed (core/audit_chain.py).
-_STAMPED_BY_THE_SERVER = Timestamp(0, 0)
+STAMPED_BY_THE_SERVER = Timestamp(0, 0)
 
 
 def audit_entry(action: str, target: str | None, **details: Any) -> dict[str, Any]:
@@ -22,6 +22,6 @@ def audit_entry(action: str, target: str | None, **details: Any) -> dict[str, An
         "action": action,
         "target": target,
         "request_id": context.request_id.get(),
-        "stamp": _STAMPED_BY_THE_SERVER,
+        "stamp": STAMPED_BY_THE_SERVER,
         **details,
     }
