@@ -65,7 +65,7 @@ def make(store: Store) -> Iterator[Callable[..., PostingEngine]]:
     store.gate.set()
     for engine in engines:
         engine.stop()
-        assert not engine._thread.is_alive()
+        assert not any(thread.is_alive() for thread in engine._threads)
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def test_a_stop_finishes_what_waits_and_refuses_what_comes(
     store.gate.set()
     assert [answer.result(5).status for answer in answers] == [201] * 6
     stopping.result(5)
-    assert not engine._thread.is_alive()
+    assert not any(thread.is_alive() for thread in engine._threads)
     assert store.wallets["a"].settled == 995
 
 
