@@ -71,7 +71,7 @@ def _rows(folder: Path, parts: set[str], effort: Effort, environ: Mapping[str, s
     if "medici" in parts:
         yield from compare_with_medici(environ, effort)
     if "workers" in parts:
-        yield from compare_workers(environ, effort)
+        yield from compare_workers(environ, folder / "workers", effort)
     if "overload" in parts:
         yield from measure_overload(environ, effort)
     if "size" in parts:

@@ -27,7 +27,7 @@ def run_engine(scenario: str, callers: int, wallets: int, seconds: float) -> Res
     """Transfers by `callers` parallel callers over `wallets` wallets for `seconds`; the whole record is written."""
     with booted() as manager:
         names = open_wallets(wallets)
-        result = run_on(manager, names, scenario, range(callers), seconds)
+        result = run_on(manager, names, scenario, callers, seconds)
         if sum(_balances(manager, names)) != GROUP * OPENING_BALANCE:
             raise RuntimeError("the balances do not sum to what was issued")
         return result
@@ -52,10 +52,10 @@ def open_wallets(count: int) -> list[str]:
     return [wallet_name(group * GROUP + number) for number in range(count)]
 
 
-def run_on(manager: AppManager, names: Sequence[str], scenario: str, callers: Sequence[int], seconds: float) -> Result:
-    """Transfers among the wallets `names` by one caller for each of the numbers `callers`."""
+def run_on(manager: AppManager, names: Sequence[str], scenario: str, callers: int, seconds: float) -> Result:
+    """Transfers among the wallets `names` by `callers` parallel callers."""
     engine = engine_of(manager)
-    return drive([transfer_call(engine, pairs(scenario, names, caller)) for caller in callers], seconds)
+    return drive([transfer_call(engine, pairs(scenario, names, caller)) for caller in range(callers)], seconds)
 
 
 def engine_of(manager: AppManager) -> PostingEngine:

@@ -11,7 +11,6 @@ green.patch(os.environ.get("ASYNC_MODE", "eventlet"))
 
 import argparse  # noqa: E402
 import random  # noqa: E402
-import time  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
 
 from bench.callers import Call, drive  # noqa: E402
@@ -25,18 +24,16 @@ from core.web.routing import SERVICE, Principal  # noqa: E402
 
 
 def main() -> None:
-    """Boot, wait for the common start, measure, print the Result as the last line."""
+    """Boot, measure, print the Result as the last line."""
     options = _options()
-    names = [wallet_name(options.first_wallet + number) for number in range(options.wallets)]
+    names = [wallet_name(number) for number in range(options.wallets)]
     with booted() as manager:
-        time.sleep(max(0.0, options.start - time.time()))
         result = MEASURES[options.what](manager, names, options)
     print(result.to_json(), flush=True)
 
 
 def _transfers(manager: AppManager, names: Sequence[str], options: argparse.Namespace) -> Result:
-    callers = range(options.first_caller, options.first_caller + options.callers)
-    return run_on(manager, names, options.scenario, callers, options.seconds)
+    return run_on(manager, names, options.scenario, options.callers, options.seconds)
 
 
 def _reads(manager: AppManager, names: Sequence[str], options: argparse.Namespace) -> Result:
@@ -67,11 +64,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("what", choices=MEASURES)
     parser.add_argument("--scenario", choices=SCENARIOS, default="uniform")
     parser.add_argument("--callers", type=int, default=64)
-    parser.add_argument("--first-caller", type=int, default=0, help="several processes share one stream of callers")
     parser.add_argument("--wallets", type=int, default=1000)
-    parser.add_argument("--first-wallet", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--start", type=float, default=0.0, help="not before this time (seconds since 1970)")
     parser.add_argument("--rate", type=float, default=0.0, help="of an overload: transfers offered a second")
     return parser.parse_args()
 
