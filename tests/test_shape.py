@@ -20,7 +20,7 @@ PACKAGES = ("core", "utils", "tools", "plugins")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # Who moves credits, by the last word of the path.
-MONEY = re.compile(r"/(grants|debits|transfers|holds|capture|release|adjust|reversals|batches|void)$")
+MONEY = re.compile(r"/(grants|debits|transfers|holds|capture|release|adjust|reversals|batches|void|schedules)$")
 # Everything that needs no token, and why.
 OPEN = {
     "GET /": "says what this is",
