@@ -19,18 +19,17 @@ def create_app() -> Flask:
     def ready() -> dict[str, str]:
         return {"status": "ready"}
 
-    @sockets.on("connect")
     def connect(auth: Any = None) -> None:
         """Everybody may come."""
 
-    @sockets.on("join_room")
     def join(body: dict[str, Any]) -> dict[str, Any]:
         join_room(body["room"])
         return {"ok": True}
 
-    @sockets.on("send_message")
     def send(body: dict[str, Any]) -> dict[str, Any]:
         emit("message", body, to=body["room"])
         return {"ok": True}
 
+    for event, handler in (("connect", connect), ("join_room", join), ("send_message", send)):
+        sockets.on_event(event, handler)
     return app

@@ -40,7 +40,7 @@ BARE_SOCKETS = App("bare", ["-c", "python:bench.reference_gunicorn", "bench.bare
 class RunningApp:
     """An app that answers."""
 
-    def __init__(self, process: Process, port: int, workers: int = WORKERS) -> None:
+    def __init__(self, process: Process, port: int, workers: int) -> None:
         self.port = port
         self._process = process
         self._workers = workers
@@ -51,7 +51,7 @@ class RunningApp:
 
     def workers(self) -> list[psutil.Process]:
         """gunicorn's worker processes."""
-        workers = psutil.Process(self._process.pid).children()
+        workers: list[psutil.Process] = psutil.Process(self._process.pid).children()
         if len(workers) != self._workers:
             raise BenchBroken(f"{self._process.name}: {len(workers)} workers run, not {self._workers}")
         return workers

@@ -204,6 +204,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("BAN_MAX_SECONDS", int, 86_400, "Longest ban; after as long again one of the bans is forgotten.", minimum=1),
     # Ledger.
     Setting("LEDGER_BATCH_MAX", int, 256, "Money verbs that one commit carries at the most.", minimum=1),
+    Setting("LEDGER_LANES", int, 2, "Commits of one worker that may be on their way at a time, on different wallets.", minimum=1),
     Setting("LEDGER_QUEUE_MAX", int, 2048, "Money verbs that may wait in one worker; more are answered 503.", minimum=1),
     # Hooks.
     Setting("HOOK_QUEUE_MAX", int, 1000, "Asynchronous notices that may wait in one worker; more are dropped and counted.", minimum=1),
