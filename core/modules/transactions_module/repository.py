@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from bson import Timestamp
 from pymongo.client_session import ClientSession
 from pymongo.errors import DuplicateKeyError
 
@@ -308,6 +309,8 @@ def _transaction_row(posting: Posting) -> dict[str, Any]:
         "allocations": [list(allocation) for allocation in transaction.allocations],
         "grant_id": transaction.grant_id,
         "created_at": transaction.created_at,
+        # The server puts its cluster time here: the order in which transactions are sealed.
+        "stamp": Timestamp(0, 0),
     }
     if transaction.reverses is not None:
         row["reverses"] = transaction.reverses

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from core.audit import audit_entry
-from core.audit_chain import AuditChain
-from core.audit_sealer import AuditSealer
+from core.audit import AUDIT, audit_entry
+from core.chain import Chain
+from core.chain_sealer import ChainSealer
 from core.lease import Lease, LeaseLost, LeaseTaken, hold_lease
 from core.managers.database_manager import DatabaseManager
 from core.migrations import runner
@@ -176,17 +176,17 @@ def old_rows(database: Db, count: int) -> list[dict[str, Any]]:
 
 def test_earlier_audit_rows_get_into_the_chain(db: DatabaseManager, database: Db, stack: LocalStack, tmp_path: Path) -> None:
     rows = old_rows(database, 1500)
-    assert len(AuditChain(db).verify().problems) == 100, "until then they are as good as forged"
+    assert len(Chain(db, AUDIT).verify().problems) == 100, "until then they are as good as forged"
     rehearsed = flask(stack.environ, tmp_path, "migrations", "run", "--dry-run")
     assert rehearsed.stdout.split()[:4] == [FIRST.id, "pending", "1500", "documents"], rehearsed.stderr
     assert FIRST.pending(db) == 1500
     done = flask(stack.environ, tmp_path, "migrations", "run")
     assert (done.returncode, done.stdout.split()[:2]) == (0, [FIRST.id, "applied"]), done.stderr
     assert FIRST.pending(db) == 0
-    sealer = AuditSealer(db, delay=0)
+    sealer = ChainSealer(db, AUDIT, delay=0)
     sealer.tick()
     sealer.stop()
-    report = AuditChain(db).verify()
+    report = Chain(db, AUDIT).verify()
     assert (report.problems, report.rows) == ([], 1501), "and the row about the migration itself"
     sealed = [row_id for seal in database["audit_seals"].find().sort("_id") for row_id in seal["ids"]]
     assert sealed[:1500] == [row["_id"] for row in rows]
