@@ -11,7 +11,7 @@ from core.chain import Log
 from utils.clock import utc_now
 
 # The server puts its cluster time in its place as it inserts the row: the order in which rows are sealed (core/chain.py).
-_STAMPED_BY_THE_SERVER = Timestamp(0, 0)
+STAMPED_BY_THE_SERVER = Timestamp(0, 0)
 AUDIT = Log(
     title="audit log",
     rows="audit_logs",
@@ -31,6 +31,6 @@ def audit_entry(action: str, target: str | None, **details: Any) -> dict[str, An
         "action": action,
         "target": target,
         "request_id": context.request_id.get(),
-        "stamp": _STAMPED_BY_THE_SERVER,
+        "stamp": STAMPED_BY_THE_SERVER,
         **details,
     }

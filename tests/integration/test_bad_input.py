@@ -23,7 +23,7 @@ from tests.support.ledger import assert_sound
 JSON_TYPE = {"Content-Type": "application/json"}
 AMOUNT, TEXT, NUMBER, DESTINATION, METADATA = "amount", "text", "number", "destination", "metadata"
 MAYBE_AMOUNT, MAYBE_METADATA, LIMIT, MAYBE_LIMIT = "amount?", "metadata?", "limit", "limit?"
-TIME, FLAG, ITEMS, SCOPES = "time", "flag", "items", "scopes"
+TIME, FLAG, ITEMS, SCOPES, LEVEL = "time", "flag", "items", "scopes", "level"
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,13 @@ ROUTES = (
         {"asset": TEXT, "owner_id": TEXT, "credit_limit": LIMIT, "metadata": METADATA},
         as_admin=True,
         optional=frozenset({"owner_id", "asset", "credit_limit", "metadata"}),
+    ),
+    BodyRoute(
+        "POST",
+        "/wallets/{id}/alerts",
+        {"threshold": 1, "direction": "below", "on": "settled", "rearm_margin": 1},
+        {"threshold": LEVEL, "direction": TEXT, "on": TEXT, "rearm_margin": LIMIT},
+        optional=frozenset({"on", "rearm_margin"}),
     ),
     BodyRoute(
         "PATCH",
@@ -445,6 +452,7 @@ WRONG = {
     MAYBE_AMOUNT: [v for v in WRONG_AMOUNT if v not in ("101", "null")],
     LIMIT: [v for v in WRONG_AMOUNT if v not in ("101", "0", "-0")],
     MAYBE_LIMIT: [v for v in WRONG_AMOUNT if v not in ("101", "0", "-0", "null")],
+    LEVEL: [v for v in WRONG_AMOUNT if v not in ("101", "0", "-0", "-1")],
     MAYBE_METADATA: [v for v in WRONG_METADATA if v != "null"],
     TIME: [*OPERATORS, "1", "1.5", "true", "[]", "{}", '""', '"yesterday"', '"2026-01-01"', '"2026-01-01T00:00:00"', "NaN", "9" * 5000],
     FLAG: [*OPERATORS, "1", "0", "null", "[]", "{}", '""', '"true"', "NaN"],
@@ -510,6 +518,7 @@ def test_an_unusable_idempotency_key_is_refused(still: World, route: BodyRoute, 
 
 LISTS = (
     ("/wallets", False),
+    ("/wallets/me/alerts", False),
     ("/wallets/me/transactions", False),
     ("/wallets/me/grants", False),
     ("/holds", False),

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from core.modules.transactions_module import errors
+from core.modules.transactions_module.alerts import Crossing
 from core.modules.transactions_module.ledger import Book, Grant, Hold, Original, Transaction, Wallet
 from core.modules.transactions_module.operations import Actor, Operation, Result
 from core.modules.transactions_module.schemas import result_view, single_view
@@ -116,6 +117,29 @@ class Event:
     request_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class HoldStep:
+    """What one operation made of a hold: `verb` is the operation's name, `hold` what it was then."""
+
+    verb: str
+    hold: Hold
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What is known about a commit's effects beside the book; a copy is what a dry run or a refused batch goes back to.
+
+    `authors`: whose doing it was, by id of the transaction or grant; what is missing there was the clock's.
+    """
+
+    authors: dict[str, tuple[Command, Operation]] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    hold_steps: list[HoldStep] = field(default_factory=list)
+
+    def copy(self) -> _Notes:
+        return _Notes(dict(self.authors), list(self.events), list(self.hold_steps))
+
+
 @dataclass(slots=True)
 class Outcome:
     """What one commit writes, and the verdict of each command in order. `wallets`: (version that was read, wallet)."""
@@ -129,6 +153,8 @@ class Outcome:
     issued: list[Issue] = field(default_factory=list)
     grant_ends: dict[str, str | None] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    hold_steps: list[HoldStep] = field(default_factory=list)
+    crossings: list[Crossing] = field(default_factory=list)
     decided_at: datetime = _BEFORE_EVERYTHING
 
 
@@ -149,10 +175,8 @@ class _Decision:
         )
         self._versions = {wallet.id: wallet.version for wallet in snapshot.wallets}
         self._answers = dict(snapshot.answers)
-        # Whose doing it was, by id of the transaction or grant; what is missing here was the clock's.
-        self._authors: dict[str, tuple[Command, Operation]] = {}
+        self._notes = _Notes()
         self._claimed: list[tuple[Claim, Verdict]] = []
-        self._events: list[Event] = []
 
     def run(self, commands: Iterable[Command]) -> Outcome:
         verdicts = [self._one(command) for command in commands]
@@ -166,7 +190,9 @@ class _Decision:
             hold_changes=book.hold_changes,
             issued=[self._issue(grant) for grant in book.issued],
             grant_ends=book.grant_ends,
-            events=self._events,
+            events=self._notes.events,
+            hold_steps=self._notes.hold_steps,
+            crossings=book.crossings,
             decided_at=book.now,
         )
 
@@ -188,9 +214,9 @@ class _Decision:
 
     def _try_out(self, command: Command) -> Verdict:
         """A dry run: decided like the real one, on a copy."""
-        events, authors = list(self._events), dict(self._authors)
+        notes = self._notes.copy()
         verdict = self._carry_out(command, self._branch(command))
-        self._events, self._authors = events, authors
+        self._notes = notes
         return verdict if verdict.status >= 400 else Verdict(200, verdict.body)
 
     def _branch(self, command: Command) -> Book:
@@ -225,13 +251,13 @@ class _Decision:
 
     def _all_or_none(self, command: Command, batch: Batch, book: Book) -> Verdict:
         branch = book.branch(set().union(*(book.wallet_ids(operation.needs) for operation in command.operations)))
-        events, authors = list(self._events), dict(self._authors)
+        notes = self._notes.copy()
         rows = []
         for index, operation in enumerate(command.operations):
             try:
                 result = self._apply(command, operation, branch)
             except AppError as refusal:
-                self._events, self._authors = events, authors
+                self._notes = notes
                 return _refused(errors.batch_failed(index, refusal.problem()), stored=refusal.status not in _NOT_STORED)
             shown = result_view(result, _visible(result, branch, command.actor), branch.now)
             rows.append({"index": index, "client_ref": batch.client_refs[index], "status": _status(result), **shown})
@@ -241,26 +267,28 @@ class _Decision:
     def _apply(self, command: Command, operation: Operation, book: Book) -> Result:
         result = operation.carry_out(book, command.actor)
         author = (command, operation)
+        if result.hold is not None:
+            self._notes.hold_steps.append(HoldStep(operation.name, result.hold))
         if result.transaction is not None:
-            self._authors[result.transaction.id] = author
+            self._notes.authors[result.transaction.id] = author
             return result
         target = result.hold.id if result.hold is not None else None
         if result.grant is not None:
             target = result.grant.lot.grant_id
-            self._authors[target] = author
+            self._notes.authors[target] = author
         if target is not None:
-            self._events.append(Event(f"ledger.{operation.name}", target, command.actor.user_id, command.request_id))
+            self._notes.events.append(Event(f"ledger.{operation.name}", target, command.actor.user_id, command.request_id))
         return result
 
     def _posting(self, transaction: Transaction) -> Posting:
-        author = self._authors.get(transaction.id)
+        author = self._notes.authors.get(transaction.id)
         if author is None:
             return Posting(transaction, _SYSTEM, "", None)
         command, operation = author
         return Posting(transaction, command.actor.user_id, command.request_id, operation.reference_scope)
 
     def _issue(self, grant: Grant) -> Issue:
-        author = self._authors.get(grant.lot.grant_id)
+        author = self._notes.authors.get(grant.lot.grant_id)
         return Issue(grant, author[1].reference_scope if author is not None else None)
 
 

@@ -131,3 +131,11 @@ def may_not_grant() -> Forbidden:
 
 def batch_too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"A batch has at most {limit} items.", code="batch-too-large", title="Batch too large")
+
+
+def too_many_alerts(limit: int) -> Conflict:
+    return Conflict(f"The wallet has {limit} alerts.", code="too-many-alerts", title="Too many alerts")
+
+
+def alert_not_found() -> NotFound:
+    return NotFound("There is no such alert.")

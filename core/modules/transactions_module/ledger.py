@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from core.modules.transactions_module import errors
+from core.modules.transactions_module.alerts import SETTLED, Alert, Crossing
 from core.modules.transactions_module.errors import LedgerInvariantError
 from utils.ids import new_id
 
@@ -100,6 +101,7 @@ class Wallet:
     lots: tuple[Lot, ...]
     posted_at: datetime
     holds: tuple[Reserve, ...] = ()
+    alerts: tuple[Alert, ...] = ()
 
     @property
     def available(self) -> int:
@@ -237,6 +239,7 @@ class Book:
         self.issued: list[Grant] = []
         self.hold_changes: dict[str, dict[str, Any]] = {}
         self.grant_ends: dict[str, str | None] = {}
+        self.crossings: list[Crossing] = []
         self._matured: set[str] = set()
 
     def branch(self, wallet_ids: Iterable[str]) -> Book:
@@ -257,6 +260,7 @@ class Book:
         self.placed += branch.placed
         self.issued += branch.issued
         self.hold_changes.update(branch.hold_changes)
+        self.crossings += branch.crossings
 
     def wallet_ids(self, needs: Needs) -> set[str]:
         """The wallets that an operation with these `needs` may touch."""
@@ -303,8 +307,12 @@ class Book:
             raise errors.too_many_lots(MAX_LOTS)
         created_at = max([self.now, *(wallet.posted_at for wallet in (source, destination) if wallet is not None)])
         if hold is not None:
-            self.change(hold)
-        return self._record(draft, source, destination, asset, created_at, lot_id=lot_id, restores=restores)
+            self._take_over(hold)
+        transaction = self._record(draft, source, destination, asset, created_at, lot_id=lot_id, restores=restores)
+        for wallet in (source, destination):
+            if wallet is not None:
+                self._watch(wallet)
+        return transaction
 
     def promise(self, draft: Draft) -> Grant:
         """Note a grant that takes effect later; until then nothing is posted."""
@@ -332,9 +340,14 @@ class Book:
         _assert_covered(wallet)
         self.holds[hold.id] = hold
         self.placed.append(hold)
+        self._watch(wallet)
 
     def change(self, hold: Hold) -> None:
         """Take `hold` over as it has become: its reserve follows from it."""
+        self._take_over(hold)
+        self._watch(self.wallets[hold.wallet_id])
+
+    def _take_over(self, hold: Hold) -> None:
         wallet = self.wallets[hold.wallet_id]
         others = tuple(reserve for reserve in wallet.holds if reserve.hold_id != hold.id)
         own = (Reserve(hold.id, hold.remaining, hold.expires_at),) if hold.remaining else ()
@@ -349,6 +362,19 @@ class Book:
         wallet.held = sum(reserve.remaining for reserve in wallet.holds)
         self.touched.add(wallet.id)
 
+    def _watch(self, wallet: Wallet) -> None:
+        """Let the alerts of `wallet` see its levels, once an operation is over: what it passes through meanwhile is no crossing."""
+        if not wallet.alerts:
+            return
+        seen = []
+        for alert in wallet.alerts:
+            after = alert.look(wallet.settled if alert.on == SETTLED else wallet.available, self.now)
+            if alert.armed and not after.armed:
+                self.crossings.append(Crossing(after, wallet.id, wallet.owner_id, alert.level, self.now))
+                self.touched.add(wallet.id)
+            seen.append(after)
+        wallet.alerts = tuple(seen)
+
     # What the clock does
 
     def _mature(self, wallet: Wallet) -> None:
@@ -360,6 +386,9 @@ class Book:
                 self._take_effect(wallet, lot, moment)
             for lot in [lot for lot in wallet.lots if not lot.pending and lot.expires_at is not None and lot.expires_at <= moment]:
                 self._expire(wallet, lot, moment)
+            self._watch(wallet)
+        # Also when nothing was due: the credit limit may have been changed.
+        self._watch(wallet)
 
     def _end_holds(self, wallet: Wallet, moment: datetime) -> None:
         ended = [reserve for reserve in wallet.holds if reserve.expires_at <= moment]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from core.lease import Lease
 from core.modules.base_module import BaseModule
+from core.modules.transactions_module.alert_service import AlertService
 from core.modules.transactions_module.engine import PostingEngine
 from core.modules.transactions_module.repository import LedgerRepository, at_the_moment
-from core.modules.transactions_module.routes import transaction_routes
+from core.modules.transactions_module.routes import alert_routes, transaction_routes
 from core.modules.transactions_module.service import TransactionService
 from core.modules.transactions_module.sweeper import Sweeper
 from core.modules.wallet_module.module import USER_DIRECTORY
@@ -52,7 +53,7 @@ class TransactionsModule(BaseModule):
         pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))
         self.service = TransactionService(self.engine, repository, wallets.service, self._find_users, pager)
         wallets.service.show_as(self._bring_up_to_date)
-        self._routes = transaction_routes(self.service)
+        self._routes = (*transaction_routes(self.service), *alert_routes(AlertService(wallets.service, pager)))
         self.engine.start()
         self._running.callback(self.engine.stop)
         self.sweeper = Sweeper(self.engine, repository, Lease(app_manager.database_manager, "ledger-sweeper", _LEASE_SECONDS))

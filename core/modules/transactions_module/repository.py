@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from bson import Timestamp
 from pymongo.client_session import ClientSession
 from pymongo.errors import DuplicateKeyError
 
-from core.audit import audit_entry
+from core.audit import STAMPED_BY_THE_SERVER, audit_entry
+from core.modules.transactions_module.alerts import Alert
 from core.modules.transactions_module.commands import Claim, Command, Event, Issue, Outcome, Posting, Snapshot, StoredAnswer, Verdict
 from core.modules.transactions_module.errors import LedgerInvariantError
 from core.modules.transactions_module.ledger import (
@@ -29,6 +29,8 @@ from core.modules.transactions_module.ledger import (
     next_event_at,
     state_at,
 )
+from core.modules.transactions_module.notices import notices
+from core.outbox import OUTBOX, outbox_row
 from tools.error_handling.errors import Unavailable
 from utils.clock import utc_now
 
@@ -129,6 +131,7 @@ class LedgerRepository:
     def _rows(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
         """The documents to insert, by collection."""
         now = utc_now()
+        told = list(notices(outcome))
         return {
             "transactions": [_transaction_row(posting) for posting in outcome.posted],
             "entries": [row for posting in outcome.posted for row in _entry_rows(posting.transaction)],
@@ -136,6 +139,7 @@ class LedgerRepository:
             "holds": [_hold_row(hold) for hold in outcome.placed],
             "idempotency": [_claim_row(claim, verdict, now) for claim, verdict in outcome.claimed],
             "audit_logs": [*(_audit_row(posting) for posting in outcome.posted), *(_event_row(event) for event in outcome.events)],
+            OUTBOX: [outbox_row(now, told)] if told else [],
         }
 
     @staticmethod
@@ -227,6 +231,8 @@ def to_wallet(document: Mapping[str, Any]) -> Wallet:
         lots=tuple(_to_lot(lot) for lot in document["lots"]),
         posted_at=document["posted_at"],
         holds=tuple(Reserve(hold["hold_id"], hold["remaining"], hold["expires_at"]) for hold in document["holds"]),
+        # Wallets that were opened by an earlier release have no list of them.
+        alerts=tuple(Alert(**alert) for alert in document.get("alerts", ())),
     )
 
 
@@ -264,7 +270,9 @@ def _to_lot(document: Mapping[str, Any]) -> Lot:
 
 
 def _wallet_fields(wallet: Wallet, version: int, now: datetime) -> dict[str, Any]:
+    alerts = {"alerts": [_fields(alert) for alert in wallet.alerts]} if wallet.alerts else {}
     return {
+        **alerts,
         "settled": wallet.settled,
         "held": wallet.held,
         "seq": wallet.seq,
@@ -309,8 +317,7 @@ def _transaction_row(posting: Posting) -> dict[str, Any]:
         "allocations": [list(allocation) for allocation in transaction.allocations],
         "grant_id": transaction.grant_id,
         "created_at": transaction.created_at,
-        # The server puts its cluster time here: the order in which transactions are sealed.
-        "stamp": Timestamp(0, 0),
+        "stamp": STAMPED_BY_THE_SERVER,
     }
     if transaction.reverses is not None:
         row["reverses"] = transaction.reverses

@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 
 from core import metrics
+from core.modules.transactions_module.alert_service import AlertService
 from core.modules.transactions_module.commands import Verdict
 from core.modules.transactions_module.schemas import (
     AdjustBody,
+    AlertBody,
     BalanceQuery,
     BatchBody,
     CaptureBody,
@@ -28,7 +30,7 @@ from core.web.models import Body, PageQuery
 from core.web.routing import EVERYONE, ISSUERS, WRITERS, Answer, Call, Route
 from tools.error_handling.errors import StoredProblem
 
-_READ, _MONEY = "wallets:read", "money"
+_READ, _WRITE, _MONEY = "wallets:read", "wallets:write", "money"
 REPLAYED = {"Idempotency-Replayed": "true"}
 
 
@@ -80,6 +82,26 @@ def transaction_routes(service: TransactionService) -> tuple[Route, ...]:
         Route("GET", "/transactions/{id}", transaction, EVERYONE, "A transaction", scope=_READ),
         verb("/transactions/{id}/reversals", service.reverse, WRITERS, "Take a transaction back, or a part of it", ReversalBody),
         verb("/batches", service.batch, WRITERS, "Several verbs in one request", BatchBody),
+    )
+
+
+def alert_routes(service: AlertService) -> tuple[Route, ...]:
+    """The routes of a wallet's alerts, with handlers that call `service`."""
+
+    def index(call: Call) -> Answer:
+        return Answer(service.page(call.caller, call.params["id"], call.query))
+
+    def create(call: Call) -> Answer:
+        return Answer(service.set(call.caller, call.params["id"], call.body), 201)
+
+    def remove(call: Call) -> Answer:
+        service.remove(call.caller, call.params["id"], call.params["aid"])
+        return Answer(status=204)
+
+    return (
+        Route("GET", "/wallets/{id}/alerts", index, EVERYONE, "A wallet's alerts", query=PageQuery, scope=_READ),
+        Route("POST", "/wallets/{id}/alerts", create, WRITERS, "Be told when a balance crosses a threshold", AlertBody, scope=_WRITE),
+        Route("DELETE", "/wallets/{id}/alerts/{aid}", remove, WRITERS, "Forget an alert", scope=_WRITE),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, Discriminator, Field, Tag, m
 
 from core.modules.transactions_module.ledger import CAPTURE, DEBIT, EXPIRED, OPEN, Entry, Grant, Hold, Transaction
 from core.modules.transactions_module.operations import Result
-from core.web.models import Amount, Body, Metadata, PageQuery, Query, Text
+from core.web.models import MAX_AMOUNT, Amount, Body, Metadata, PageQuery, Query, Text
 from utils.clock import rfc3339
 
 Id = Annotated[Text, Field(min_length=1, max_length=64)]
@@ -196,6 +197,18 @@ class MoneyQuery(Query):
     dry_run: bool = False
 
 
+Level = Annotated[int, Field(ge=-MAX_AMOUNT, le=MAX_AMOUNT)]
+
+
+class AlertBody(Body):
+    """`on`: which of the wallet's levels is watched. `rearm_margin`: how far it has to come back before the alert may fire again."""
+
+    threshold: Level
+    direction: Literal["below", "above"]
+    on: Literal["settled", "available"] = "available"
+    rearm_margin: int = Field(default=0, ge=0, le=MAX_AMOUNT)
+
+
 class BalanceQuery(Query):
     at: Moment | None = None
 
@@ -311,3 +324,18 @@ def history_view(entry: dict[str, Any]) -> dict[str, Any]:
     created_at: datetime = entry["created_at"]
     fields = ("transaction_id", "type", "delta", "seq", "balance_after", "held_after", "counterparty", "reference", "memo")
     return {**{name: entry[name] for name in fields}, "created_at": rfc3339(created_at)}
+
+
+def alert_view(alert: Mapping[str, Any]) -> dict[str, Any]:
+    """A wallet's stored alert; `status` is `armed`, or `fired` until the level has come back."""
+    fired_at: datetime | None = alert["fired_at"]
+    return {
+        "id": alert["alert_id"],
+        "on": alert["on"],
+        "direction": alert["direction"],
+        "threshold": alert["threshold"],
+        "rearm_margin": alert["rearm_margin"],
+        "status": "armed" if alert["armed"] else "fired",
+        "fired_at": rfc3339(fired_at) if fired_at is not None else None,
+        "created_at": rfc3339(alert["created_at"]),
+    }

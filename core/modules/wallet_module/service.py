@@ -60,9 +60,15 @@ class WalletService:
             if version is not None and stored["version"] != version:
                 raise VersionConflict("The wallet has changed; read it again.", version=stored["version"])
             _refuse_impossible({**self._shown(stored), **fields}, fields)
-            return fields
+            # Another limit is another level: whoever keeps the ledger looks at the wallet soon, and its alerts with it.
+            looked_at = {"next_event_at": utc_now()} if "credit_limit" in fields and stored.get("alerts") else {}
+            return {**fields, **looked_at}
 
-        wallet = self._repository.change(known["_id"], changed)
+        return self.change_document(known["_id"], changed)
+
+    def change_document(self, wallet_id: str, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Set what `changed` makes of the stored document of a wallet that exists, all at one point in time; the new document."""
+        wallet = self._repository.change(wallet_id, changed)
         assert wallet is not None, "wallets are never removed"
         return self._shown(wallet)
 
@@ -130,6 +136,7 @@ def new_wallet(owner_id: str, asset: str) -> dict[str, Any]:
         "seq": 0,
         "lots": [],
         "holds": [],
+        "alerts": [],
         "next_event_at": None,
         "metadata": {},
         "created_at": now,

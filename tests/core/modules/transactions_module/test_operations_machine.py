@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from core.modules.transactions_module import ledger, operations
+from core.modules.transactions_module.alerts import ABOVE, AVAILABLE, BELOW, SETTLED, Alert
 from core.modules.transactions_module.commands import Command, decide
 from core.modules.transactions_module.ledger import (
     CAPTURE,
@@ -27,12 +28,17 @@ from core.modules.transactions_module.ledger import (
     Transaction,
     state_at,
 )
+from core.modules.transactions_module.notices import notices
 from core.modules.transactions_module.operations import Adjust, Capture, PlaceHold, Release, Reverse, VoidGrant
 from tests.support.memory_ledger import MemoryLedger
 from tests.support.money import START, batch, command, debit, grant, transfer, wallet
 
 NAMES = ("a", "b", "credit")
-WALLETS = {"a": wallet("a", "u_1"), "b": wallet("b", "u_2"), "credit": wallet("credit", "u_1", credit_limit=60)}
+ALERTS = (
+    Alert("al_low", SETTLED, BELOW, 50, 10, armed=False, level=0, created_at=START),
+    Alert("al_high", AVAILABLE, ABOVE, 60, 0, armed=True, level=0, created_at=START),
+)
+WALLETS = {"a": wallet("a", "u_1", alerts=ALERTS), "b": wallet("b", "u_2"), "credit": wallet("credit", "u_1", credit_limit=60)}
 Names = st.sampled_from(NAMES)
 Amounts = st.integers(1, 40)
 Seconds = st.integers(1, 40)
@@ -146,6 +152,11 @@ class OperationsMachine(RuleBasedStateMachine):
         outcome = self.store.commit(commands, lambda snapshot: decide(snapshot, commands, self.now))
         for verdict in outcome.verdicts:
             json.loads(verdict.body)
+        for crossing in outcome.crossings:
+            assert crossing.alert.is_beyond(crossing.current)
+            assert not crossing.alert.is_beyond(crossing.previous), "only the crossing is told"
+        for notice in notices(outcome):
+            json.dumps(notice.data)
         return [verdict.status for verdict in outcome.verdicts]
 
     # What always holds
@@ -172,6 +183,13 @@ class OperationsMachine(RuleBasedStateMachine):
             assert own.held == sum(hold.remaining for hold in holds)
             assert {(r.hold_id, r.remaining, r.expires_at) for r in own.holds} == {(h.id, h.remaining, h.expires_at) for h in holds}
             assert own.available >= 0
+
+    @invariant()
+    def alerts_have_seen_the_levels_of_now(self) -> None:
+        for own in self.store.wallets.values():
+            for alert in own.alerts:
+                assert alert.level == (own.settled if alert.on == SETTLED else own.available)
+                assert not (alert.armed and alert.is_beyond(alert.level)), "it would have fired"
 
     @invariant()
     def captures_are_what_their_holds_say(self) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import pytest
 from pymongo.database import Database
 
+from core.modules.transactions_module.alerts import Alert
 from core.modules.transactions_module.commands import Command, Outcome, Snapshot, decide
 from core.modules.transactions_module.engine import LedgerStore
 from core.modules.transactions_module.ledger import Draft, Wallet
@@ -37,6 +39,8 @@ class Ledger(Protocol):
 
     def count(self, wallet_id: str) -> int: ...
 
+    def watch(self, wallet_id: str, alert: Alert) -> None: ...
+
 
 class InMemory:
     def __init__(self) -> None:
@@ -52,6 +56,9 @@ class InMemory:
 
     def count(self, wallet_id: str) -> int:
         return sum(entry.wallet_id == wallet_id for posted in self.store.transactions for entry in posted.entries)
+
+    def watch(self, wallet_id: str, alert: Alert) -> None:
+        self.store.wallets[wallet_id] = replace(self.store.wallets[wallet_id], alerts=(alert,))
 
 
 class InMongoDB:
@@ -72,6 +79,9 @@ class InMongoDB:
 
     def count(self, wallet_id: str) -> int:
         return len(self.store.history(wallet_id, {}, None, 1000))
+
+    def watch(self, wallet_id: str, alert: Alert) -> None:
+        self._wallets.change(wallet_id, lambda document: {"alerts": [asdict(alert)]})
 
 
 @pytest.fixture(scope="module", params=["in memory", "in mongodb"])
@@ -159,6 +169,18 @@ def test_a_reference_is_used_once_over_commits(ledger: Ledger, a: str, b: str) -
     (refusal,) = commit(ledger, command(debit(a, 1, reference="r"))).verdicts
     assert (refusal.status, json.loads(refusal.body)["transaction_id"]) == (409, first.id)
     assert statuses(ledger, command(grant(b, 10, reference="r"))) == [201]
+
+
+def test_an_alert_remembers_over_commits_that_it_has_fired(ledger: Ledger, a: str) -> None:
+    commit(ledger, command(grant(a, 100)))
+    ledger.watch(a, Alert("al_1", "available", "below", 50, 20, armed=True, level=100, created_at=ledger.wallet(a).posted_at))
+    crossed = [
+        [crossing.current for crossing in commit(ledger, command(wish)).crossings] for wish in (debit(a, 60), grant(a, 29), debit(a, 20))
+    ]
+    assert crossed == [[40], [], []]
+    (kept,) = ledger.wallet(a).alerts
+    assert (kept.armed, kept.level, kept.fired_at is not None) == (False, 49, True)
+    assert [len(commit(ledger, command(wish)).crossings) for wish in (grant(a, 21), debit(a, 50))] == [0, 1]
 
 
 def test_a_dry_run_leaves_nothing(ledger: Ledger, a: str) -> None:
