@@ -100,6 +100,8 @@ class Route:
     summary: str
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
+    # The content type of a body that the handler gets as bytes; empty: it gets `body`.
+    upload: str = ""
     limit: str | None = None
     scope: str | None = None
     # A money verb: it takes an Idempotency-Key and refuses to run without one.
