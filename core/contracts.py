@@ -19,6 +19,8 @@ IDENTIFIER_TYPES = (IP, USER, API_KEY)
 FIXED, SLIDING, BUCKET = "fixed", "sliding", "bucket"
 # The service that knows the API keys (a KeyVerifier), registered by whoever keeps the users.
 API_KEYS = "api_keys"
+# The service that knows the users' names: `username_of(user_id)`, and more for modules.
+USER_DIRECTORY = "user_directory"
 
 
 class DecryptionError(Exception):

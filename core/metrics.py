@@ -31,6 +31,12 @@ HOOK_DROPS = Counter("credit_hook_dropped_total", "Asynchronous notices dropped 
 KEYS = Gauge("credit_keys_loaded", "Keys in the ring of the worker that has the fewest.", ("ring",), multiprocess_mode="livemin")
 SOCKETS = Gauge("credit_socket_connections", "Open Socket.IO connections.", multiprocess_mode="livesum")
 SOCKET_EVENTS = Counter("credit_socket_events_total", "Socket.IO events by outcome.", ("event", "outcome"))
+SOCKET_ROOMS = Gauge("credit_socket_rooms", "Rooms with members, counted on each worker that has some.", multiprocess_mode="livesum")
+SOCKET_MESSAGES = Counter("credit_socket_messages_total", "Messages and pushes sent by a worker.", ("kind",))
+SOCKET_DROPPED = Counter("credit_socket_dropped_total", "Messages and sockets given up, by reason.", ("reason",))
+SOCKET_QUEUE_UP = Gauge("credit_socket_queue_up", "1 while every worker hears the others (Redis), else 0.", multiprocess_mode="livemin")
+PUSHES = Counter("credit_pushes_total", "Events about wallets sent to their owners' sockets.", ("event",))
+PUSHES_DROPPED = Counter("credit_pushes_dropped_total", "Transactions of which sockets were not told.")
 # A series of its own, so that there is none where Vault is not in use.
 VAULT_TOKEN_TTL = Gauge("credit_vault_token_ttl_seconds", "Seconds until our Vault token ends.", ("auth",), multiprocess_mode="livemin")
 VAULT_REFRESH_FAILURES = Counter("credit_vault_refresh_failures_total", "Renewals and reads that Vault did not answer.", ("what",))
@@ -38,6 +44,10 @@ SETTINGS_REFRESHES = Counter("credit_settings_refreshes_total", "Changed setting
 # Series that are there from the start: the first failure is an increase, too.
 for _what in ("token", "lease", "secret"):
     VAULT_REFRESH_FAILURES.labels(_what)
+for _kind in ("room", "direct", "broadcast", "push", "presence"):
+    SOCKET_MESSAGES.labels(_kind)
+for _reason in ("slow-reader", "too-many-events", "not-signed-in", "queue-away"):
+    SOCKET_DROPPED.labels(_reason)
 for _outcome in ("taken", "refused", "unusable", "unavailable", "failed"):
     SETTINGS_REFRESHES.labels(_outcome)
 

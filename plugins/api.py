@@ -4,6 +4,7 @@ from core.cli.booted import booted
 from core.contracts import FieldRules, Kind
 from core.modules.base_module import BaseModule
 from core.plugin_scope import PluginScope
+from core.web.answers import NOTHING, SOMETIMES, Page, Time, View
 from core.web.models import Body, PageQuery, Query, Text
 from core.web.paging import Pager
 from core.web.routing import ADMINS, EVERYONE, ISSUERS, PUBLIC, WRITERS, Answer, Call, Principal, Route
@@ -20,7 +21,9 @@ __all__ = [
     "ADMINS",
     "EVERYONE",
     "ISSUERS",
+    "NOTHING",
     "PUBLIC",
+    "SOMETIMES",
     "WRITERS",
     "Answer",
     "AppError",
@@ -36,6 +39,7 @@ __all__ = [
     "Kind",
     "MalformedRequest",
     "NotFound",
+    "Page",
     "PageQuery",
     "Pager",
     "PluginScope",
@@ -46,8 +50,10 @@ __all__ = [
     "Setting",
     "Text",
     "Ticker",
+    "Time",
     "Unavailable",
     "Unprocessable",
+    "View",
     "booted",
     "custom_log",
     "log_exception",

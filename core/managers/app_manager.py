@@ -30,6 +30,7 @@ from core.managers.vault_manager import VaultManager
 from core.managers.websocket_manager import WebSocketManager
 from core.plugin_sources import PluginSet, find_plugins
 from core.settings_refresh import SettingsRefresh
+from core.web.docs_routes import DocumentationRoutes
 from core.web.flask_app import configure_flask_app
 from core.web.request_chain import RequestChain
 from core.web.security_headers import SecurityHeaders
@@ -283,6 +284,8 @@ class AppManager:
         for module in self.module_manager.all_modules():
             self.chain.mount(module.routes)
         self.chain.mount(self.plugin_manager.routes)
+        # The last: it describes all that is mounted.
+        self.chain.mount(DocumentationRoutes(self.chain.routes, self.websocket_manager.events).routes)
         self._own_templates = app.jinja_loader
         self._find_templates(app)
         self.websocket_manager.attach(app)

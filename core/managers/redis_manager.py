@@ -193,6 +193,12 @@ class RedisManager(Manager):
         """The members of all the sets `keys` whose lease has not ended, in one round trip."""
         return [member.decode() for member in self.run_script(scripts.MEMBERS, keys, [])] if keys else []
 
+    # Messages
+
+    def publish(self, channel: str, message: str) -> None:
+        """Send `message` to whoever listens on `channel` just now."""
+        self.guard(lambda: self._command("PUBLISH", channel, message))
+
     # Below the values
 
     def run_script(self, source: str, keys: Sequence[str], args: Sequence[Any]) -> Any:

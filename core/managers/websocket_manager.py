@@ -2,64 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import socket
-import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
-from typing import Annotated, Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
-import socketio
-from engineio.async_drivers import _websocket_wsgi
-from flask import Flask, request
-from flask_socketio import ConnectionRefusedError as Refused
-from flask_socketio import SocketIO, emit, join_room, leave_room
-from pydantic import BaseModel, Field, ValidationError
+from flask import Flask, Request
+from flask_socketio import SocketIO
+from socketio.exceptions import ConnectionRefusedError as Refused
 
 from core import context, metrics
-from core.contracts import Identifier
+from core.contracts import IP, USER, USER_DIRECTORY, Identifier
 from core.managers.base import Manager
+from core.managers.socket_keeper import SocketKeeper
+from core.managers.socket_presence import COMMAND as SHOW_PRESENCE
+from core.managers.socket_presence import PresenceBoard
+from core.managers.socket_queue import SocketQueue
+from core.managers.socket_registry import SocketRegistry
+from core.managers.socket_rooms import EVERYBODY, USER_ROOM, RoomEvents
+from core.managers.socket_table import SocketTable
 from core.web.fingerprints import client_fingerprint
-from core.web.models import Body, Text
-from core.web.routing import ADMINS, Principal
+from core.web.routing import Principal
 from core.web.socket_events import Connection, Event
 from core.web.socket_gate import SocketGate
-from tools.error_handling.error_handler import from_validation
-from tools.error_handling.errors import AppError, Conflict, Forbidden, MalformedRequest, RateLimited, Unauthenticated
-from tools.logger.custom_logger import custom_log, game_log, log_exception
+from core.web.socket_transport import bound_transport
+from tools.error_handling.errors import Forbidden, NotFound, RateLimited, Unauthenticated, Unavailable
+from tools.logger.custom_logger import custom_log
 from utils import deadline, green
-from utils.clock import rfc3339, utc_now
 from utils.ids import new_id
 
-_CHANNEL = "credit-system-sockets"
-# A worker that is killed says no goodbye: what it left in Redis ends by itself after this time.
-_LEASE_SECONDS = 15
-_TEND_SECONDS = 5
-_ROOMS_PER_SOCKET = 50
-# Leases that one round trip renews: a larger script would keep Redis from everybody else.
-_LEASES_AT_ONCE = 1000
-_SESSIONS_AT_ONCE = 1000
-_USER_ROOM, _SESSION_ROOM = "user:", "session:"
-
-
-class RoomBody(Body):
-    room: Annotated[Text, Field(min_length=1, max_length=64, pattern=r"^[\w:.-]+$")]
-
-
-class MessageBody(RoomBody):
-    data: Any
-
-
-class DirectBody(Body):
-    user_id: Annotated[Text, Field(min_length=1, max_length=64)]
-    data: Any
-
-
-class BroadcastBody(Body):
-    data: Any
+_END_SESSIONS = "end_sessions"
+# Somebody who is refused all the time is read more slowly.
+_REFUSED_SECONDS = 0.01
+_RETRY_AFTER = 1
+# How long a client may take to read our goodbye.
+_GOODBYE_SECONDS = 2.0
 
 
 class WebSocketManager(Manager):
@@ -69,48 +46,65 @@ class WebSocketManager(Manager):
 
     def initialize(self) -> bool:
         config = self.app_manager.config
+        redis = self.app_manager.redis_manager
         self.mode = green.current_mode()
-        self._connections: dict[str, Connection] = {}
-        self._burst = 2.0 * config["SOCKET_EVENTS_PER_SECOND"]
-        self._stop = threading.Event()
-        self._keeper: threading.Thread | None = None
-        self._events: dict[str, Event] = {}
         self.socketio = SocketIO()
-        for event in (
-            Event("join_room", RoomBody, self._join),
-            Event("leave_room", RoomBody, self._leave),
-            Event("send_message", MessageBody, self._send),
-            Event("direct_message", DirectBody, self._direct),
-            Event("broadcast", BroadcastBody, self._broadcast, ADMINS),
-        ):
+        self._queue = SocketQueue(redis, config["REDIS_URL"])
+        self._registry = SocketRegistry(redis, new_id("w"))
+        self._board = PresenceBoard(self._registry, self._queue)
+        self._table = SocketTable(self._queue, config["SOCKET_EVENTS_PER_SECOND"], config["SOCKET_USER_EVENTS_PER_SECOND"])
+        self._keeper: SocketKeeper | None = None
+        self._draining_since: float | None = None
+        self._events: dict[str, Event] = {}
+        for event in RoomEvents(self._registry, self._queue, self._board, config["ROOM_MAX_MEMBERS"]).events():
             self.register_event(event)
-        self.app_manager.hooks_manager.register_hook("session_revoked", self._end_sessions)
+        self.app_manager.hooks_manager.register_hook("session_revoked", self._announce_ended)
         self.initialized = True
         return True
 
+    # For modules and plugins
+
     def register_event(self, event: Event) -> None:
-        """Handle `event` of every client, from `attach` on; raises ValueError when its name is taken."""
+        """Handle `event` of every client; raises ValueError when its name is taken."""
         if event.name in self._events:
             raise ValueError(f"socket event {event.name!r} is registered already")
         self._events[event.name] = event
+
+    @property
+    def events(self) -> list[Event]:
+        """All events that clients may send."""
+        return list(self._events.values())
 
     def unregister_event(self, name: str) -> None:
         """Take back a `register_event`."""
         self._events.pop(name, None)
 
+    def emit_to_user(self, user_id: str, event: str, data: dict[str, Any]) -> None:
+        """Send `event` to all sockets of a user, whichever worker holds them. Raises Unavailable."""
+        self.emit_to_users([(user_id, event, data)])
+
+    def emit_to_users(self, emits: Iterable[tuple[str, str, dict[str, Any]]]) -> None:
+        """Send each `(user_id, event, data)`, all in one round trip. Raises Unavailable."""
+        addressed = [(f"{USER_ROOM}{user_id}", event, data) for user_id, event, data in emits]
+        self._queue.emit_each(addressed)
+        metrics.SOCKET_MESSAGES.labels("push").inc(len(addressed))
+
+    def users_online(self, user_ids: Collection[str]) -> set[str]:
+        """Those of `user_ids` that have a socket on any worker, in one round trip. Raises Unavailable.
+
+        Of a worker that was killed this is true again after seconds.
+        """
+        return self._registry.users_online(user_ids)
+
+    # Life
+
     def attach(self, app: Flask) -> None:
         """Put Socket.IO in front of `app` and start to look after its connections."""
         config = self.app_manager.config
-        options = self.app_manager.redis_manager.connection_options()
-        queue = socketio.RedisManager(config["REDIS_URL"], channel=_CHANNEL, redis_options=options)
-        self.socketio.on_event("connect", self._connect)
-        self.socketio.on_event("disconnect", self._disconnect)
-        for event in self._events.values():
-            self.socketio.on_event(event.name, partial(self._dispatch, event))
         self.socketio.init_app(
             app,
             async_mode=self.mode,
-            client_manager=queue,
+            client_manager=self._queue,
             cors_allowed_origins=_origin_check(config["CORS_ORIGINS"]),
             max_http_buffer_size=config["SOCKET_MAX_BYTES"],
             async_handlers=False,
@@ -118,256 +112,200 @@ class WebSocketManager(Manager):
             manage_session=False,
             cookie=None,
         )
+        server = self.socketio.server
+        server.on("connect", self._connect)
+        server.on("disconnect", self._disconnect)
+        server.on("*", self._receive)
+        self._transport = bound_transport(server.eio, config["SOCKET_BUFFER_BYTES"], config["SOCKET_EVENTS_PER_SECOND"])
         app.wsgi_app = SocketGate(  # type: ignore[method-assign]
-            app.wsgi_app, self._count_address, self.app_manager.error_handler, config["REQUEST_TIMEOUT"]
+            app.wsgi_app,
+            self._count_address,
+            self.app_manager.error_handler,
+            config["REQUEST_TIMEOUT"],
+            links=server.eio.sockets,
+            polling=config["WORKERS"] == 1 or config["PROXY_COUNT"] > 0,
+            max_bytes=config["SOCKET_MAX_BYTES"],
+            is_draining=lambda: self._draining_since is not None,
         )
         # What anonymous clients send wrong is theirs to know; these would log a traceback for each frame.
         for name in ("engineio.server", "socketio.server"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        if self.mode == "eventlet":
-            _bound_eventlet_messages()
-        else:
-            _bound_messages(config["SOCKET_MAX_BYTES"])
-        self._keeper = threading.Thread(target=self._keep, name="socket-keeper", daemon=True)
+        active_sessions = self.app_manager.jwt_manager.active_sessions
+        self._keeper = SocketKeeper(self._table, self._registry, self._board, server.eio, active_sessions)
+        self._queue.start({_END_SESSIONS: self._end_sessions, SHOW_PRESENCE: self._board.show}, self._say_resync)
         self._keeper.start()
-
-    def emit_to_user(self, user_id: str, event: str, data: dict[str, Any]) -> None:
-        """Send `event` to all sockets of a user, whichever worker holds them."""
-        self.socketio.emit(event, data, to=f"{_USER_ROOM}{user_id}")
 
     def check(self) -> tuple[str, dict[str, Any]]:
         # Sockets stay, but what is said in a room does not reach the other workers.
-        status = "degraded" if self.app_manager.redis_manager.is_down else "healthy"
-        return status, {"mode": self.mode, "connections": len(self._connections)}
+        attached = self._keeper is not None
+        away = self.app_manager.redis_manager.is_down or (attached and not self._queue.is_listening)
+        figures = {"mode": self.mode, "connections": len(self._table), "rooms": self._table.room_count()}
+        return "degraded" if away else "healthy", {**figures, "queue": "listening" if self._queue.is_listening else "away"}
 
     def drain(self) -> None:
-        """Say goodbye to every socket of this worker."""
-        for connection in list(self._connections.values()):
-            self.socketio.server.disconnect(connection.sid)
-        # Then those that never signed in, and those that would not go.
+        """Say goodbye to every socket of this worker; then close those that came meanwhile, or never signed in.
+
+        No Socket.IO disconnect is sent: clients would take that for a wish of ours that they stay away.
+        """
+        if self._draining_since is None:
+            self._draining_since = time.monotonic()
+            self._queue.tell(EVERYBODY, "server_draining", {"reason": "shutdown", "retry_after": _RETRY_AFTER})
+            self._retire()
         for link in list(self.socketio.server.eio.sockets.values()):
-            link.close(wait=False)
+            link.close(wait=False, abort=True)
+        if time.monotonic() - self._draining_since > _GOODBYE_SECONDS:
+            self._transport.cut()
 
     def dispose(self) -> None:
-        if self.initialized:
-            self._stop.set()
-            if self._keeper is not None:
-                self._keeper.join(timeout=2)
+        if self.initialized and self._keeper is not None:
+            self._keeper.stop()
+            self._retire()
+            self._queue.stop()
+            self.socketio.server.shutdown()
+            self._keeper = None
         self.initialized = False
+
+    def _retire(self) -> None:
+        """Nobody is here any more: say so in Redis, and to those who are left in the rooms."""
+        try:
+            self._board.changed(self._registry.retire())
+            self._board.flush(at_once=True)
+        except Unavailable:
+            custom_log("sockets are left to their leases", level="WARNING")
+
+    def _say_resync(self) -> None:
+        """What the others said meanwhile was lost: clients should read it again over REST."""
+        self._queue.tell(EVERYBODY, "resync", {"reason": "messages-lost"})
 
     # Connections
 
-    def _connect(self, auth: Any = None) -> None:
-        """Let a socket in that brings a valid token. Flask-SocketIO calls again without `auth` after a TypeError."""
+    def _connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
+        """Let a socket in that brings a valid token. python-socketio calls again without `auth` after a TypeError."""
+        if not self._queue.is_pre_connected(sid, "/"):
+            # An event that a client has called so.
+            return self._receive("connect", sid)
         self._begin()
         try:
-            connection = self._admit(auth)
-        except AppError as error:
-            metrics.SOCKET_EVENTS.labels("connect", error.code).inc()
+            self._admit(sid, environ, auth)
+        except Exception as error:
+            self._dismiss(sid)
+            problem = self.app_manager.error_handler.handle(error, context.request_id.get()).document
+            metrics.SOCKET_EVENTS.labels("connect", problem["code"]).inc()
             # The first is an error's `message` in the client, the second its `data`.
-            raise Refused(error.detail, {**error.problem(), "request_id": context.request_id.get()}) from error
+            raise Refused(problem.get("detail", problem["title"]), problem) from error
         finally:
             deadline.clear()
-        self._connections[connection.sid] = connection
-        join_room(f"{_USER_ROOM}{connection.principal.user_id}")
-        join_room(f"{_SESSION_ROOM}{connection.principal.session_id}")
-        metrics.SOCKETS.inc()
         metrics.SOCKET_EVENTS.labels("connect", "ok").inc()
+        return None
 
     def _count_address(self, address: str) -> None:
-        self.app_manager.rate_limiter_manager.check_rate_limit([Identifier("ip", address)])
+        self.app_manager.rate_limiter_manager.check_rate_limit([Identifier(IP, address)])
 
-    def _admit(self, auth: Any) -> Connection:
+    def _admit(self, sid: str, environ: dict[str, Any], auth: Any) -> None:
         """The address was counted at the handshake; on one link it may try again, and is counted when it fails."""
+        address = environ.get("REMOTE_ADDR") or "unknown"
         try:
             if not isinstance(auth, dict) or not isinstance(auth.get("token"), str):
                 raise Unauthenticated("Connect with auth: {token}.", code="token-invalid")
-            claims = self.app_manager.jwt_manager.read_token(auth["token"], fingerprint=client_fingerprint(request))
+            claims = self.app_manager.jwt_manager.read_token(auth["token"], fingerprint=client_fingerprint(Request(environ)))
             principal = Principal(claims["sub"], claims["role"], claims["sid"])
+            connection = self._table.open(sid, principal, claims["exp"], address)
             self._count_user(principal)
         except Unauthenticated:
-            self._count_address(request.remote_addr or "unknown")
+            self._count_address(address)
             raise
-        sid: str = request.sid  # type: ignore[attr-defined]
-        lease = max(1, int(claims["exp"] - time.time()))
-        self.app_manager.redis_manager.add_member(f"sockets:{principal.session_id}", sid, lease)
-        return Connection(sid, principal, claims["exp"], budget=self._burst)
+        connection.username = self._username_of(principal.user_id)
+        self._registry.register([connection])
+        if connection.ended is not None:
+            raise Unauthenticated("The session has ended.", code=connection.ended)
+        for room in (EVERYBODY, f"{USER_ROOM}{principal.user_id}"):
+            self._queue.enter_room(sid, "/", room)
 
     def _count_user(self, principal: Principal) -> None:
-        who = [Identifier("user", principal.user_id)]
+        who = [Identifier(USER, principal.user_id)]
         active = self.app_manager.rate_limiter_manager.check_rate_limit(who, session_id=principal.session_id).session_active
         if active is None:
             active = self.app_manager.jwt_manager.is_session_active(principal.session_id)
         if not active:
             raise Unauthenticated("The session has ended.", code="session-revoked")
 
-    def _disconnect(self, *_: Any) -> None:
-        connection = self._connections.pop(request.sid, None)  # type: ignore[attr-defined]
+    def _username_of(self, user_id: str) -> str | None:
+        """None where no plugin brings accounts."""
+        try:
+            directory = self.app_manager.services_manager.get_service(USER_DIRECTORY)
+        except KeyError:
+            return None
+        username: str | None = directory.username_of(user_id)
+        return username
+
+    def _disconnect(self, sid: str, *_: Any) -> Any:
+        if self._queue.is_connected(sid, "/"):
+            # An event that a client has called so: it is still here.
+            return self._receive("disconnect", sid)
+        self._dismiss(sid)
+        return None
+
+    def _dismiss(self, sid: str) -> None:
+        connection = self._table.close(sid)
         if connection is None:
             return
-        metrics.SOCKETS.dec()
-        try:
-            keys = [f"sockets:{connection.principal.session_id}", *(f"room:{room}" for room in connection.rooms)]
-            self.app_manager.redis_manager.remove_from_all(keys, connection.sid)
-        except AppError:
-            # The leases end by themselves.
-            custom_log("a socket's leases are left to expire", level="WARNING")
+        connection.ended = connection.ended or "disconnected"
+        if self._keeper is not None and self._draining_since is None:
+            self._keeper.forget(connection)
 
-    def _end_sessions(self, session_ids: list[str]) -> None:
-        """Sessions were revoked, here or in another worker: tell their sockets why, then close them."""
-        sids = self.app_manager.redis_manager.members(*(f"sockets:{session_id}" for session_id in session_ids))
-        if not sids:
-            return
-        self.socketio.emit("session_revoked", {"reason": "session-revoked"}, to=[f"{_SESSION_ROOM}{each}" for each in session_ids])
-        for sid in sids:
-            self.socketio.server.disconnect(sid)
+    def _announce_ended(self, session_ids: list[str]) -> None:
+        """Sessions were revoked, here or in another worker; each ends those of its sockets that belong to them."""
+        self._queue.send(_END_SESSIONS, session_ids=list(session_ids))
 
-    def _keep(self) -> None:
-        """Look after this worker's sockets for as long as it runs."""
-        tended = time.monotonic()
-        while not self._stop.wait(1.0):
-            try:
-                self._end_expired()
-                if time.monotonic() - tended >= _TEND_SECONDS:
-                    tended = time.monotonic()
-                    self._renew()
-                    self._end_revoked()
-            except AppError as error:
-                custom_log("sockets could not be looked after", level="WARNING", code=error.code)
-            except Exception as error:  # noqa: BLE001  without this thread nothing expires any more
-                log_exception("the socket keeper stumbled", error)
-
-    def _end_expired(self) -> None:
-        now = time.time()
-        for connection in [c for c in self._connections.values() if c.expires_at <= now]:
-            self._end(connection.sid, "token-expired")
-
-    def _end_revoked(self) -> None:
-        """An announcement can get lost with Redis or with a worker: the record knows which sessions still live."""
-        by_session = [(c.principal.session_id, c.sid) for c in self._connections.values()]
-        for start in range(0, len(by_session), _SESSIONS_AT_ONCE):
-            chunk = by_session[start : start + _SESSIONS_AT_ONCE]
-            active = self.app_manager.jwt_manager.active_sessions({session_id for session_id, _ in chunk})
-            for session_id, sid in chunk:
-                if session_id not in active:
-                    self._end(sid, "session-revoked")
-
-    def _end(self, sid: str, reason: str) -> None:
-        """Tell one socket of this worker why, then close it."""
-        self.socketio.emit("session_revoked", {"reason": reason}, to=sid)
-        self.socketio.server.disconnect(sid)
-
-    def _renew(self) -> None:
-        """Prolong the leases of this worker's sockets in their rooms."""
-        leases = [(f"room:{room}", c.sid) for c in self._connections.values() for room in c.rooms]
-        for start in range(0, len(leases), _LEASES_AT_ONCE):
-            chunk = leases[start : start + _LEASES_AT_ONCE]
-            self.app_manager.redis_manager.renew_members(chunk, _LEASE_SECONDS)
+    def _end_sessions(self, message: dict[str, Any]) -> None:
+        self._table.end(self._table.of_sessions(message["session_ids"]), "session-revoked")
 
     # Events
 
-    def _dispatch(self, event: Event, *args: Any) -> dict[str, Any]:
-        """Run one event; whatever goes wrong is a problem in its ack."""
+    def _receive(self, name: str, sid: str, *args: Any) -> dict[str, Any]:
+        """Any event of a client; whatever goes wrong is a problem in its ack."""
+        event = self._events.get(name)
+        label = name if event is not None else "unknown"
         self._begin()
+        connection = self._table.get(sid)
         try:
-            connection = self._connections.get(request.sid)  # type: ignore[attr-defined]
             if connection is None:
                 raise Unauthenticated("This socket is not connected.")
-            context.actor_id.set(connection.principal.user_id)
-            self._spend(connection)
-            if connection.principal.role not in event.roles:
-                raise Forbidden("Your role may not do this.")
-            if event.limit is not None:
-                self.app_manager.rate_limiter_manager.check_rate_limit(_identifiers(connection.principal), event.limit)
-            answer = event.handler(connection, _payload(event, args))
+            answer = self._run(connection, event, args)
         except Exception as error:  # noqa: BLE001  the error handler decides what a client may see of it
             problem = self.app_manager.error_handler.handle(error, context.request_id.get())
-            metrics.SOCKET_EVENTS.labels(event.name, problem.document["code"]).inc()
+            metrics.SOCKET_EVENTS.labels(label, problem.document["code"]).inc()
             return {"ok": False, "error": problem.document}
         finally:
             deadline.clear()
-        metrics.SOCKET_EVENTS.labels(event.name, "ok").inc()
+        metrics.SOCKET_EVENTS.labels(label, "ok").inc()
         return {"ok": True, **answer}
+
+    def _run(self, connection: Connection, event: Event | None, args: tuple[Any, ...]) -> dict[str, Any]:
+        context.actor_id.set(connection.principal.user_id)
+        self._spend(connection)
+        if event is None:
+            raise NotFound("There is no such event.", code="unknown-event")
+        if connection.principal.role not in event.roles:
+            raise Forbidden("Your role may not do this.")
+        if event.limit is not None:
+            who = [Identifier(IP, connection.address), Identifier(USER, connection.principal.user_id)]
+            self.app_manager.rate_limiter_manager.check_rate_limit(who, event.limit)
+        return event.handler(connection, event.payload(args))
 
     def _begin(self) -> None:
         deadline.start(self.app_manager.config["REQUEST_TIMEOUT"])
         context.request_id.set(new_id("ev"))
 
     def _spend(self, connection: Connection) -> None:
-        """A token bucket for each socket."""
-        now = time.monotonic()
-        rate = self.app_manager.config["SOCKET_EVENTS_PER_SECOND"]
-        connection.budget = min(self._burst, connection.budget + (now - connection.refilled_at) * rate)
-        connection.refilled_at = now
-        if connection.budget < 1:
-            raise RateLimited("Too many events.", retry_after=1)
-        connection.budget -= 1
-
-    def _join(self, connection: Connection, body: RoomBody) -> dict[str, Any]:
-        _refuse_foreign(body.room, connection.principal)
-        if len(connection.rooms) >= _ROOMS_PER_SOCKET and body.room not in connection.rooms:
-            raise Conflict("This socket is in too many rooms.", code="too-many-rooms", limit=_ROOMS_PER_SOCKET)
-        limit = self.app_manager.config["ROOM_MAX_MEMBERS"]
-        size = self.app_manager.redis_manager.join(f"room:{body.room}", connection.sid, limit, _LEASE_SECONDS)
-        if size is None:
-            raise Conflict("The room is full.", code="room-full", limit=limit)
-        join_room(body.room)
-        connection.rooms.add(body.room)
-        emit("room_joined", {"room": body.room, "size": size})
-        game_log("room joined", room=body.room, user_id=connection.principal.user_id)
-        return {"room": body.room, "size": size}
-
-    def _leave(self, connection: Connection, body: RoomBody) -> dict[str, Any]:
-        _refuse_foreign(body.room, connection.principal)
-        self.app_manager.redis_manager.remove_member(f"room:{body.room}", connection.sid)
-        leave_room(body.room)
-        connection.rooms.discard(body.room)
-        emit("room_left", {"room": body.room})
-        return {"room": body.room}
-
-    def _send(self, connection: Connection, body: MessageBody) -> dict[str, Any]:
-        if body.room not in connection.rooms:
-            raise Forbidden("Join the room first.")
-        message = {"room": body.room, **_message(connection, body.data)}
-        emit("message", message, to=body.room)
-        return {"at": message["at"]}
-
-    def _direct(self, connection: Connection, body: DirectBody) -> dict[str, Any]:
-        message = {"room": None, **_message(connection, body.data)}
-        self.emit_to_user(body.user_id, "message", message)
-        return {"at": message["at"]}
-
-    def _broadcast(self, connection: Connection, body: BroadcastBody) -> dict[str, Any]:
-        message = {"room": None, **_message(connection, body.data)}
-        self.socketio.emit("message", message)
-        return {"at": message["at"]}
-
-
-def _identifiers(principal: Principal) -> list[Identifier]:
-    return [Identifier("ip", request.remote_addr or "unknown"), Identifier("user", principal.user_id)]
-
-
-def _message(connection: Connection, data: Any) -> dict[str, Any]:
-    return {"from": connection.principal.user_id, "data": data, "at": rfc3339(utc_now())}
-
-
-def _payload(event: Event, args: tuple[Any, ...]) -> BaseModel:
-    """The event's one argument as its model. What JSON has no word for would break every client that it is sent on to."""
-    given = args[0] if len(args) == 1 else None
-    try:
-        json.dumps(given, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise MalformedRequest("The payload is not valid JSON.") from error
-    try:
-        return event.body.model_validate(given)
-    except ValidationError as error:
-        raise from_validation(error) from None
-
-
-def _refuse_foreign(room: str, principal: Principal) -> None:
-    """Rooms of users and sessions belong to them; the server puts their sockets there by itself."""
-    if room.startswith((_USER_ROOM, _SESSION_ROOM)):
-        raise Forbidden("This room is not open to join or leave.")
+        if connection.budget.spend() and connection.user_budget.spend():
+            return
+        if connection.patience.spend():
+            self.socketio.server.sleep(_REFUSED_SECONDS)
+        else:
+            metrics.SOCKET_DROPPED.labels("too-many-events").inc()
+            self._table.end([connection], "too-many-events")
+        raise RateLimited("Too many events.", retry_after=1)
 
 
 def _origin_check(origins: tuple[str, ...]) -> Callable[[str | None, dict[str, Any]], bool]:
@@ -377,49 +315,3 @@ def _origin_check(origins: tuple[str, ...]) -> Callable[[str | None, dict[str, A
         return origin in origins or origin == f"{environ['wsgi.url_scheme']}://{environ.get('HTTP_HOST')}"
 
     return is_allowed
-
-
-def _bound_messages(max_bytes: int) -> None:
-    """The gevent and threading drivers assemble a message of any size first; make theirs refuse what is too large.
-
-    And their close waits for the client's: of one that vanished, they would keep the greenlets for ever.
-    """
-    original = _websocket_wsgi.SimpleWebSocketWSGI.__init__
-    close = _websocket_wsgi.SimpleWebSocketWSGI.close
-    if getattr(original, "bounded", False):
-        return
-
-    def bounded(self: Any, handler: Any, server: Any, **options: Any) -> None:
-        original(self, handler, server, **{"max_message_size": max_bytes, **options})
-
-    def hang_up(self: Any) -> None:
-        with suppress(OSError):
-            close(self)
-            self.ws.sock.shutdown(socket.SHUT_RDWR)
-
-    bounded.bounded = True  # type: ignore[attr-defined]
-    _websocket_wsgi.SimpleWebSocketWSGI.__init__ = bounded
-    _websocket_wsgi.SimpleWebSocketWSGI.close = hang_up
-
-
-def _bound_eventlet_messages() -> None:
-    """Eventlet's driver bounds each frame, but not how many make up a message; and it speaks a protocol that has no lengths."""
-    from eventlet import websocket
-
-    message = websocket.RFC6455WebSocket.Message
-    original = message.push
-    if getattr(original, "bounded", False):
-        return
-
-    def bounded(self: Any, data: bytes, final: bool = False) -> None:
-        self.size = getattr(self, "size", 0) + len(data)
-        if self.size > self.max_frame_length:
-            raise websocket.FailedConnectionError(1009, "Message is too big")
-        original(self, data, final)
-
-    def refuse(self: Any, environ: dict[str, Any]) -> None:
-        raise websocket.BadRequest
-
-    bounded.bounded = True  # type: ignore[attr-defined]
-    message.push = bounded
-    websocket.WebSocketWSGI._handle_legacy_request = refuse

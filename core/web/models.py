@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from tools.error_handling.error_handler import from_validation
 from tools.error_handling.errors import MalformedRequest
@@ -20,7 +20,7 @@ def _refuse_nul(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_refuse_nul)]
-Amount = Annotated[int, Field(gt=0, le=MAX_AMOUNT)]
+Amount = Annotated[int, Field(gt=0, le=MAX_AMOUNT, examples=[500])]
 
 
 def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +41,23 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) <= MAX_AMOUNT)
 
 
-Metadata = Annotated[dict[str, Any], AfterValidator(_checked_metadata)]
+_PLAIN_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "maxLength": 500},
+        {"type": "integer", "minimum": -MAX_AMOUNT, "maximum": MAX_AMOUNT},
+        {"type": "boolean"},
+        {"type": "null"},
+    ]
+}
+# `_checked_metadata`, as the document says it.
+_METADATA_SCHEMA = {
+    "type": "object",
+    "maxProperties": 50,
+    "propertyNames": {"pattern": r"^[^$.\x00][^.\x00]{0,39}$"},
+    "additionalProperties": _PLAIN_SCHEMA,
+    "examples": [{"order": "A-1001"}],
+}
+Metadata = Annotated[dict[str, Any], AfterValidator(_checked_metadata), WithJsonSchema(_METADATA_SCHEMA)]
 
 
 class Body(BaseModel):

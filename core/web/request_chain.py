@@ -378,5 +378,5 @@ def _respond(route: Route, answer: Answer) -> Response:
     if answer.headers:
         response.headers.update(answer.headers)
     if route.html and response.mimetype == "text/html":
-        response.headers["Content-Security-Policy"] = _PAGE_POLICY
+        response.headers.setdefault("Content-Security-Policy", _PAGE_POLICY)
     return response

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from core.web.answers import Answers
+
 USER, SERVICE, ANALYST, ADMIN = "user", "service", "analyst", "admin"
 EVERYONE = frozenset({USER, SERVICE, ANALYST, ADMIN})
 WRITERS = frozenset({USER, SERVICE, ADMIN})
@@ -90,7 +92,9 @@ class KeyVerifier(Protocol):
 class Route:
     """One method on one path. `limit` names a policy of the rate limiter on top of the caller's own; None: only those.
 
-    `scope` is what an API key needs for it; None: no API key may do this.
+    `scope` is what an API key needs for it; None: no API key may do this. `answers`: what comes back where it is done
+    (core/web/answers.py). `refuses`: the refusals of its own, such as "409 hold-closed"; those that follow from the rest of
+    this record are known. Both are what clients are told in /openapi.json.
     """
 
     method: str
@@ -109,3 +113,7 @@ class Route:
     # Health and metrics must answer a prober however busy it is.
     unlimited: bool = False
     html: bool = False
+    answers: Answers | None = None
+    refuses: tuple[str, ...] = ()
+    # Answers with an ETag; what changes the record takes it back as If-Match.
+    versioned: bool = False

@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, ValidationError
 
+from core.web.answers import Time, UserId, View, WalletId
+from core.web.budget import Budget
+from core.web.models import Body, Text
 from core.web.routing import EVERYONE, Principal
+from tools.error_handling.error_handler import from_validation
+from tools.error_handling.errors import MalformedRequest
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
 class Connection:
-    """One socket of this worker: who it belongs to, when its token ends, its rooms and what it may still send."""
+    """One socket of this worker: who it belongs to, when its token ends, its rooms (since when) and what it may still send.
+
+    `patience` is what is left of ours with a socket whose events are refused; `ended` says why it has to go.
+    """
 
     sid: str
     principal: Principal
     expires_at: float
-    rooms: set[str] = field(default_factory=set)
-    budget: float = 0.0
-    refilled_at: float = field(default_factory=time.monotonic)
+    address: str
+    budget: Budget
+    user_budget: Budget
+    patience: Budget
+    username: str | None = None
+    rooms: dict[str, float] = field(default_factory=dict)
+    ended: str | None = None
 
 
 @dataclass(frozen=True)
 class Event:
     """A client event; what `handler` returns goes into the ack.
 
-    `limit` names a policy of the rate limiter, on top of the budget that each socket has.
+    `limit` names a policy of the rate limiter, on top of the budgets that each socket and each user has.
     """
 
     name: str
@@ -36,3 +48,83 @@ class Event:
     handler: Callable[[Connection, Any], dict[str, Any]]
     roles: frozenset[str] = EVERYONE
     limit: str | None = None
+
+    def payload(self, args: tuple[Any, ...]) -> Any:
+        """The one argument of the event as its model. What JSON has no word for would break every client that it is sent on to."""
+        given = args[0] if len(args) == 1 else None
+        try:
+            json.dumps(given, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise MalformedRequest("The payload is not valid JSON.") from error
+        try:
+            return self.body.model_validate(given)
+        except ValidationError as error:
+            raise from_validation(error) from None
+
+
+# What clients send
+
+
+class RoomBody(Body):
+    room: Annotated[Text, Field(min_length=1, max_length=64, pattern=r"^[\w:.-]+$")]
+
+
+class MessageBody(RoomBody):
+    data: Any
+
+
+class DirectBody(Body):
+    user_id: Annotated[Text, Field(min_length=1, max_length=64)]
+    data: Any
+
+
+class BroadcastBody(Body):
+    data: Any
+
+
+# What the server sends
+
+
+class RoomJoined(View):
+    room: str
+    size: int
+
+
+class RoomLeft(View):
+    room: str
+
+
+class Message(View):
+    """`room` null: a direct message, or one to everybody."""
+
+    room: str | None
+    from_: UserId = Field(alias="from")
+    data: Any
+    at: Time
+
+
+class SessionRevoked(View):
+    """The socket is closed after it; `reason`: session-revoked or token-expired."""
+
+    reason: str
+
+
+class WalletUpdated(View):
+    """After each change of one of the user's wallets; `seq` grows with each entry: who misses one reads the wallet again."""
+
+    wallet_id: WalletId
+    settled: int
+    held: int
+    available: int
+    seq: int
+    version: int
+
+
+# What the server sends to clients by itself, by name.
+SERVER_EVENTS: Mapping[str, type[BaseModel]] = {
+    "room_joined": RoomJoined,
+    "room_left": RoomLeft,
+    "message": Message,
+    "session_revoked": SessionRevoked,
+    "wallet_updated": WalletUpdated,
+}

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from core import metrics
 from core.contracts import IDENTIFIER_TYPES, IP, Identifier
+from core.web.answers import NOTHING, Page
 from core.web.models import PageQuery
 from core.web.paging import Pager
 from core.web.routing import ADMIN_SCOPE, ADMINS, PUBLIC, Answer, Call, Route
+from core.web.system_views import (
+    AliveView,
+    BanView,
+    HealthView,
+    LimitsView,
+    ModulesView,
+    PartHealth,
+    PoliciesView,
+    ReadinessView,
+    WebKeys,
+)
 from tools.error_handling.errors import NotFound, Unprocessable
 from utils.addresses import is_address
 from utils.clock import rfc3339, utc_now
@@ -20,6 +32,7 @@ from utils.clock import rfc3339, utc_now
 if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
 
+_LIMITS = "/rate-limits/{type}/{id}"
 _ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 
 
@@ -31,19 +44,23 @@ class SystemRoutes:
         self._pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))
 
     def routes(self) -> list[Route]:
+        of_system: dict[str, Any] = {"roles": PUBLIC, "unlimited": True}
+        for_admins: dict[str, Any] = {"roles": ADMINS, "scope": ADMIN_SCOPE}
+        health = {200: HealthView, 503: HealthView}
+        ready = {200: ReadinessView, 503: ReadinessView}
         return [
-            Route("GET", "/health", self.health, PUBLIC, "Health of all managers and modules", unlimited=True),
-            Route("GET", "/health/live", self.live, PUBLIC, "Whether this process runs", unlimited=True),
-            Route("GET", "/health/ready", self.ready, PUBLIC, "Whether requests can be served", unlimited=True),
-            Route("GET", "/metrics", self.metrics, PUBLIC, "Prometheus metrics", unlimited=True),
-            Route("GET", "/.well-known/jwks.json", self.token_keys, PUBLIC, "Public keys of access tokens"),
-            Route("GET", "/modules/status", self.modules, ADMINS, "Status of all modules", scope=ADMIN_SCOPE),
-            Route("GET", "/modules/{name}/health", self.module, ADMINS, "Health of one module", scope=ADMIN_SCOPE),
-            Route("GET", "/rate-limits", self.policies, ADMINS, "All policies of the rate limiter", scope=ADMIN_SCOPE),
-            Route("GET", "/rate-limits/{type}/{id}", self.limits, ADMINS, "Rate limit status of an identifier", scope=ADMIN_SCOPE),
-            Route("DELETE", "/rate-limits/{type}/{id}", self.clear, ADMINS, "Reset an identifier's counters", scope=ADMIN_SCOPE),
-            Route("GET", "/bans", self.bans, ADMINS, "Bans that run", query=PageQuery, scope=ADMIN_SCOPE),
-            Route("DELETE", "/bans/{type}/{id}", self.unban, ADMINS, "Lift an identifier's ban", scope=ADMIN_SCOPE),
+            Route("GET", "/health", self.health, summary="Health of all managers and modules", answers=health, **of_system),
+            Route("GET", "/health/live", self.live, summary="Whether this process runs", answers=AliveView, **of_system),
+            Route("GET", "/health/ready", self.ready, summary="Whether requests can be served", answers=ready, **of_system),
+            Route("GET", "/metrics", self.metrics, summary="Prometheus metrics", answers={200: "text/plain"}, **of_system),
+            Route("GET", "/.well-known/jwks.json", self.token_keys, PUBLIC, "Public keys of access tokens", answers=WebKeys),
+            Route("GET", "/modules/status", self.modules, summary="Status of all modules", answers=ModulesView, **for_admins),
+            Route("GET", "/modules/{name}/health", self.module, summary="Health of one module", answers=PartHealth, **for_admins),
+            Route("GET", "/rate-limits", self.policies, summary="All policies of the rate limiter", answers=PoliciesView, **for_admins),
+            Route("GET", _LIMITS, self.limits, summary="Rate limit status of an identifier", answers=LimitsView, **for_admins),
+            Route("DELETE", _LIMITS, self.clear, summary="Reset an identifier's counters", answers=NOTHING, **for_admins),
+            Route("GET", "/bans", self.bans, summary="Bans that run", query=PageQuery, answers=Page[BanView], **for_admins),
+            Route("DELETE", "/bans/{type}/{id}", self.unban, summary="Lift an identifier's ban", answers=NOTHING, **for_admins),
         ]
 
     def health(self, call: Call) -> Answer:

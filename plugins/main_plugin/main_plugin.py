@@ -7,11 +7,18 @@ from pathlib import Path
 from flask import render_template, request
 
 from core.plugin_scope import PluginScope
+from core.web.answers import View
 from core.web.routing import PUBLIC, Answer, Call, Route
 from plugins.base_plugin import BasePlugin
 from plugins.main_plugin.modules.connection_api.connection_api import ConnectionAPI
 
 NAME, VERSION = "credit-system", "0.1.0"
+
+
+class RootView(View):
+    name: str
+    version: str
+    docs: str
 
 
 class MainPlugin(BasePlugin):
@@ -24,7 +31,7 @@ class MainPlugin(BasePlugin):
         plugins = app_manager.plugin_manager
         plugins.register_module(ConnectionAPI.NAME, ConnectionAPI)
         plugins.register_template_dir(Path(__file__).parent / "templates")
-        plugins.register_routes([Route("GET", "/", root, PUBLIC, "What this is", html=True)])
+        plugins.register_routes([Route("GET", "/", root, PUBLIC, "What this is", html=True, answers={200: (RootView, "text/html")})])
         return True
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import requests
 
+from tests.support.contract import check_answer
+
 PASSWORD = "a rather long passphrase"
 
 
@@ -19,7 +21,10 @@ def unique(prefix: str) -> str:
 
 @dataclass
 class Client:
-    """Calls as one user. `call` returns the response as it is; the verbs return what they answer, or fail the test."""
+    """Calls as one user. `call` returns the response as it is; the verbs return what they answer, or fail the test.
+
+    So does an answer that is not as /openapi.json describes it.
+    """
 
     url: str
     token: str = ""
@@ -33,7 +38,9 @@ class Client:
             headers["Idempotency-Key"] = key
         if body is not None:
             options["json"] = body
-        return self.http.request(method, self.url + path, headers=headers, timeout=options.pop("timeout", 20), **options)
+        response = self.http.request(method, self.url + path, headers=headers, timeout=options.pop("timeout", 20), **options)
+        check_answer(self.url, method, response)
+        return response
 
     def get(self, path: str, **options: Any) -> dict[str, Any]:
         return _expect(self.call("GET", path, **options), 200)

@@ -47,10 +47,16 @@ class _Item:
 
 
 class PostingEngine:
-    """One for each process. `submit` may be called from any number of threads or greenlets."""
+    """One for each process. `submit` may be called from any number of threads or greenlets.
 
-    def __init__(self, store: LedgerStore, *, batch_max: int, queue_max: int, commit_seconds: float) -> None:
+    `on_commit` gets what was committed, after its callers got their answers; it runs on the posting thread and only takes note.
+    """
+
+    def __init__(
+        self, store: LedgerStore, *, batch_max: int, queue_max: int, commit_seconds: float, on_commit: Callable[[Outcome], None]
+    ) -> None:
         self._store = store
+        self._on_commit = on_commit
         self._batch_max = batch_max
         self._queue_max = queue_max
         self._commit_seconds = commit_seconds
@@ -153,6 +159,7 @@ class PostingEngine:
             return
         for item, verdict in zip(batch, outcome.verdicts, strict=True):
             item.finish(verdict)
+        self._on_commit(outcome)
         self._measure(outcome, len(batch), time.perf_counter() - started)
 
     def _isolate(self, batch: list[_Item], error: Exception) -> None:

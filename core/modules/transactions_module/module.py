@@ -11,6 +11,7 @@ from core.lease import Lease
 from core.modules.base_module import BaseModule
 from core.modules.transactions_module.alert_service import AlertService
 from core.modules.transactions_module.engine import PostingEngine
+from core.modules.transactions_module.pushes import Pusher
 from core.modules.transactions_module.repository import LedgerRepository, at_the_moment
 from core.modules.transactions_module.routes import alert_routes, transaction_routes
 from core.modules.transactions_module.service import TransactionService
@@ -44,11 +45,15 @@ class TransactionsModule(BaseModule):
         self._services = app_manager.services_manager
         wallets = app_manager.module_manager.get_module("wallet_module")
         repository = LedgerRepository(app_manager.database_manager, wallets.repository)
+        pusher = Pusher(app_manager.websocket_manager)
+        pusher.start()
+        self._running.callback(pusher.stop)
         self.engine = PostingEngine(
             repository,
             batch_max=config["LEDGER_BATCH_MAX"],
             queue_max=config["LEDGER_QUEUE_MAX"],
             commit_seconds=_COMMIT_SHARE * config["REQUEST_TIMEOUT"],
+            on_commit=pusher.take,
         )
         pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))
         self.service = TransactionService(self.engine, repository, wallets.service, self._find_users, pager)

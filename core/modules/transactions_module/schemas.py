@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, Discriminator, Field, Tag, m
 
 from core.modules.transactions_module.ledger import CAPTURE, DEBIT, EXPIRED, OPEN, Entry, Grant, Hold, Transaction
 from core.modules.transactions_module.operations import Result
+from core.web.answers import SOMETIMES, Asset, Credits, Refusal, Time, View, WalletId
 from core.web.models import MAX_AMOUNT, Amount, Body, Metadata, PageQuery, Query, Text
 from utils.clock import rfc3339
 
@@ -228,6 +229,146 @@ class HistoryQuery(PageQuery):
         if self.from_ is not None and self.to is not None and self.from_ >= self.to:
             raise ValueError("from must be before to")
         return self
+
+
+TransactionType = Literal["grant", "debit", "transfer", "capture", "reversal", "expiry"]
+TransactionId = Annotated[str, Field(examples=["tx_019aa5f07c3e5b1d9e4f2a68"])]
+GrantId = Annotated[str, Field(examples=["g_019aa5f07c3e5b1d9e4f2a68"])]
+HoldId = Annotated[str, Field(examples=["h_019aa5f07c3e5b1d9e4f2a68"])]
+# A wallet, or an account of the system such as system:revenue.
+Account = WalletId
+
+
+class EntryView(View):
+    """What a transaction did to one account, as its `seq`th entry; the running balances only of wallets that the caller may see."""
+
+    wallet_id: Account
+    delta: Credits
+    # Accounts of the system have none.
+    seq: int | None
+    balance_after: int = SOMETIMES
+    held_after: int = SOMETIMES
+
+
+class AllocationView(View):
+    """A grant that paid, and how much of it."""
+
+    grant_id: GrantId
+    amount: Credits
+
+
+class TransactionView(View):
+    """A transaction; `allocations` where it was paid out of grants, for whom the wallet is."""
+
+    id: TransactionId
+    type: TransactionType
+    asset: Asset
+    amount: Credits
+    source: Account
+    destination: Account
+    entries: list[EntryView]
+    reference: str | None
+    memo: str | None
+    metadata: Metadata
+    reverses: TransactionId | None
+    reversed_amount: int
+    created_at: Time
+    allocations: list[AllocationView] = SOMETIMES
+
+
+class AlertView(View):
+    """`status`: `fired` from the crossing on, until the level has come back by `rearm_margin`."""
+
+    id: str
+    on: Literal["settled", "available"]
+    direction: Literal["below", "above"]
+    threshold: int
+    rearm_margin: int
+    status: Literal["armed", "fired"]
+    fired_at: Time | None
+    created_at: Time
+
+
+class GrantView(View):
+    """`remaining` of `amount` is left."""
+
+    id: GrantId
+    wallet_id: WalletId
+    amount: Credits
+    remaining: int
+    category: Literal["paid", "promotional"]
+    priority: int
+    effective_at: Time
+    expires_at: Time | None
+    status: Literal["pending", "active", "spent", "expired", "voided"]
+
+
+class HoldView(View):
+    """`amount` was reserved in all, of which `captured` is paid and `remaining` still reserved."""
+
+    id: HoldId
+    wallet_id: WalletId
+    amount: Credits
+    captured: int
+    remaining: int
+    status: Literal["open", "captured", "released", "expired"]
+    reason: str | None
+    expires_at: Time
+    created_at: Time
+
+
+class GrantedView(View):
+    """`transaction` null: nothing was posted, since the grant has not taken effect yet."""
+
+    grant: GrantView
+    transaction: TransactionView | None
+
+
+class CapturedView(View):
+    hold: HoldView
+    transaction: TransactionView
+
+
+class ItemView(View):
+    """What became of one item of a batch: `status` is what it would be answered with by itself, `error` why it was refused."""
+
+    index: int
+    client_ref: str | None
+    status: int
+    transaction: TransactionView = SOMETIMES
+    hold: HoldView = SOMETIMES
+    grant: GrantView = SOMETIMES
+    error: Refusal = SOMETIMES
+
+
+class BatchView(View):
+    results: list[ItemView]
+
+
+class BalanceView(View):
+    """As it was at `as_of`."""
+
+    wallet_id: WalletId
+    asset: Asset
+    settled: int
+    held: int
+    available: int
+    as_of: Time
+
+
+class HistoryRow(View):
+    """An entry of a wallet, with its running balances."""
+
+    transaction_id: TransactionId
+    type: TransactionType
+    delta: Credits
+    seq: int
+    balance_after: int
+    held_after: int
+    counterparty: Account
+    reference: str | None
+    memo: str | None
+    created_at: Time
 
 
 def single_view(result: Result, visible: set[str], now: datetime) -> dict[str, Any]:

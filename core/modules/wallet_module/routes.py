@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.modules.wallet_module.schemas import WalletBody, WalletPatch, WalletsQuery, wallet_view
+from core.modules.wallet_module.schemas import WalletBody, WalletPatch, WalletsQuery, WalletView, wallet_view
 from core.modules.wallet_module.service import WalletService
+from core.web.answers import Page
 from core.web.routing import EVERYONE, WRITERS, Answer, Call, Route
 from tools.error_handling.errors import MalformedRequest
 
@@ -28,10 +29,32 @@ def wallet_routes(service: WalletService) -> tuple[Route, ...]:
         return _answer(service.change(call.caller, call.params["id"], call.body, _version(call.if_match)))
 
     return (
-        Route("GET", "/wallets", index, EVERYONE, "The caller's wallets", query=WalletsQuery, scope=_READ),
-        Route("POST", "/wallets", create, WRITERS, "Open a wallet", body=WalletBody, scope=_WRITE),
-        Route("GET", "/wallets/{id}", show, EVERYONE, "A wallet and its balance", scope=_READ),
-        Route("PATCH", "/wallets/{id}", change, WRITERS, "Change a wallet's status, credit limit or metadata", WalletPatch, scope=_WRITE),
+        Route("GET", "/wallets", index, EVERYONE, "The caller's wallets", query=WalletsQuery, scope=_READ, answers=Page[WalletView]),
+        Route(
+            "POST",
+            "/wallets",
+            create,
+            WRITERS,
+            "Open a wallet",
+            body=WalletBody,
+            scope=_WRITE,
+            answers={201: WalletView},
+            refuses=("409 wallet-exists",),
+            versioned=True,
+        ),
+        Route("GET", "/wallets/{id}", show, EVERYONE, "A wallet and its balance", scope=_READ, answers=WalletView, versioned=True),
+        Route(
+            "PATCH",
+            "/wallets/{id}",
+            change,
+            WRITERS,
+            "Change a wallet's status, credit limit or metadata",
+            body=WalletPatch,
+            scope=_WRITE,
+            answers=WalletView,
+            refuses=("409 wallet-not-empty", "422 credit-limit-in-use"),
+            versioned=True,
+        ),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from core.web.answers import Asset, Time, UserId, View, WalletId
 from core.web.models import MAX_AMOUNT, Body, Metadata, PageQuery, Text
 from utils.clock import rfc3339
 
@@ -34,6 +35,22 @@ class WalletPatch(Body):
     status: Literal["active", "frozen", "closed"] | None = None
     credit_limit: CreditLimit | None = None
     metadata: Metadata | None = None
+
+
+class WalletView(View):
+    """Amounts in minor units of `asset`; `available` is `settled` plus `credit_limit` less `held`."""
+
+    id: WalletId
+    owner_id: UserId
+    asset: Asset
+    settled: int
+    held: int
+    available: int
+    credit_limit: int
+    status: Literal["active", "frozen", "closed"]
+    version: int
+    metadata: Metadata
+    created_at: Time
 
 
 def wallet_view(wallet: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,24 @@ from flask import render_template
 from pydantic import Field
 
 from hello_plugin.greetings import Greetings
-from plugins.api import EVERYONE, PUBLIC, Answer, BaseModule, Body, Call, Connection, Event, Kind, PageQuery, Pager, Route, Text
+from plugins.api import (
+    EVERYONE,
+    PUBLIC,
+    Answer,
+    BaseModule,
+    Body,
+    Call,
+    Connection,
+    Event,
+    Kind,
+    Page,
+    PageQuery,
+    Pager,
+    Route,
+    Text,
+    Time,
+    View,
+)
 
 # Everything that the plugin registers bears its name; the server refuses what does not.
 PREFIX = "/plugins/hello_plugin"
@@ -22,6 +39,14 @@ class GreetingBody(Body):
     """What a client sends, over HTTP and Socket.IO alike; what does not fit is refused by field."""
 
     text: Annotated[Text, Field(min_length=1, max_length=200)]
+
+
+class GreetingView(View):
+    """What clients get: it describes the answers in /openapi.json."""
+
+    id: str
+    text: str
+    created_at: Time
 
 
 class HelloModule(BaseModule):
@@ -47,10 +72,11 @@ class HelloModule(BaseModule):
 
     @property
     def routes(self) -> Sequence[Route]:
+        path = f"{PREFIX}/greetings"
         return (
-            Route("GET", PREFIX, self._page, PUBLIC, "The greeter's page", html=True),
-            Route("GET", f"{PREFIX}/greetings", self._list, EVERYONE, "The caller's greetings", query=PageQuery),
-            Route("POST", f"{PREFIX}/greetings", self._greet, EVERYONE, "Leave a greeting", body=GreetingBody),
+            Route("GET", PREFIX, self._page, PUBLIC, "The greeter's page", html=True, answers={200: "text/html"}),
+            Route("GET", path, self._list, EVERYONE, "The caller's greetings", query=PageQuery, answers=Page[GreetingView]),
+            Route("POST", path, self._greet, EVERYONE, "Leave a greeting", body=GreetingBody, answers={201: GreetingView}),
         )
 
     # Handlers: a Call comes in, an Answer goes out, and errors are raised (plugins.api has them).

@@ -6,13 +6,12 @@ import time
 from typing import Any
 
 import pytest
-from flask import Flask, request
 
 from core.contracts import Identifier
 from core.managers.websocket_manager import WebSocketManager
 from core.web.models import Body
 from core.web.routing import ADMINS, Principal
-from core.web.socket_events import Connection, Event
+from core.web.socket_events import Event
 from tests.core.conftest import Factory
 from tests.support.client import unique
 
@@ -28,10 +27,13 @@ def managers(app_manager_factory: Factory) -> Any:
 
 def send(manager: WebSocketManager, event: Event, user_id: str, payload: Any) -> dict[str, Any]:
     """The ack of `event`, sent by a socket of `user_id`."""
-    with Flask("test").test_request_context(environ_base={"REMOTE_ADDR": "203.0.113.9"}):
-        request.sid = user_id  # type: ignore[attr-defined]
-        manager._connections[user_id] = Connection(user_id, Principal(user_id, "user", "s"), time.time() + 60, budget=10)
-        return manager._dispatch(event, payload)
+    manager._table.open(user_id, Principal(user_id, "user", "s"), time.time() + 60, "203.0.113.9")
+    manager._events[event.name] = event
+    try:
+        return manager._receive(event.name, user_id, payload)
+    finally:
+        manager._table.close(user_id)
+        manager.unregister_event(event.name)
 
 
 def test_an_event_with_a_limit_counts_against_that_policy_too(managers: Any) -> None:

@@ -96,6 +96,11 @@ class Users:
         ids = self._repository.find_active_ids([compared_username(name) for name in usernames])
         return {name: ids[compared_username(name)] for name in usernames if compared_username(name) in ids}
 
+    def username_of(self, user_id: str) -> str | None:
+        """What the others see of a user; None when there is none."""
+        user = self._repository.find_user(user_id)
+        return None if user is None else user["profile"]["username"]
+
     def is_active(self, user_id: str) -> bool:
         """Whether there is such a user, who may be given something."""
         user = self._repository.find_user(user_id)

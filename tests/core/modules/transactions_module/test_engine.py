@@ -54,7 +54,9 @@ def make(store: Store) -> Iterator[Callable[..., PostingEngine]]:
     engines: list[PostingEngine] = []
 
     def make(batch_max: int = 256, queue_max: int = 2048, commit_seconds: float = COMMIT_SECONDS) -> PostingEngine:
-        engine = PostingEngine(store, batch_max=batch_max, queue_max=queue_max, commit_seconds=commit_seconds)
+        engine = PostingEngine(
+            store, batch_max=batch_max, queue_max=queue_max, commit_seconds=commit_seconds, on_commit=lambda outcome: None
+        )
         engine.start()
         engines.append(engine)
         return engine
@@ -284,6 +286,6 @@ def test_stopping_twice_or_before_the_start_is_harmless(make: Callable[..., Post
     engine = make()
     engine.stop()
     engine.stop()
-    PostingEngine(store, batch_max=1, queue_max=1, commit_seconds=1).stop()
+    PostingEngine(store, batch_max=1, queue_max=1, commit_seconds=1, on_commit=lambda outcome: None).stop()
     with pytest.raises(Unavailable):
         engine.submit(command(grant("a", 1)))

@@ -41,7 +41,7 @@ def ledger(managers: Managers) -> LedgerRepository:
 
 @pytest.fixture
 def engine(ledger: LedgerRepository) -> Iterator[PostingEngine]:
-    engine = PostingEngine(ledger, batch_max=256, queue_max=256, commit_seconds=5)
+    engine = PostingEngine(ledger, batch_max=256, queue_max=256, commit_seconds=5, on_commit=lambda outcome: None)
     engine.start()
     yield engine
     engine.stop()

@@ -1,0 +1,249 @@
+"""The WebSocket below Engine.IO: one for all async modes, that bounds what it takes in and what waits to go out.
+
+The library's own assemble a message of any size, inflate it, read on while nobody handles what came, and keep for a reader
+that reads nothing whatever it is sent. Compression is not offered: it costs 300 kB a connection, and hides such messages.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import LocalProtocolError, generate_accept_token
+
+from core import metrics
+from core.web.budget import Budget
+
+_CHUNK = 16_384
+# What a packet occupies besides its text.
+_PACKET_BYTES = 200
+# Packets of any kind, for each event that a socket may send; and how long one over that waits.
+_PACKETS_PER_EVENT = 10
+_OVER_SECONDS = 0.02
+# After so many messages that had come already, the others get their turn.
+_TURN = 16
+
+
+class WebSocket:
+    """The server's end of one connection, as Engine.IO wants it: called as a WSGI application, then wait, send, close."""
+
+    # The frame of what was sent last: to a whole room it is the same.
+    _last: ClassVar[tuple[Any, bytes]] = (None, b"")
+
+    def __init__(self, handler: Callable[[WebSocket], Any], transport: Transport) -> None:
+        self._handler = handler
+        self._transport = transport
+        self._max_bytes: int = transport.engine.max_http_buffer_size
+        self._frames = Connection(ConnectionType.SERVER)
+        self._arrived: Iterator[Event] = iter(())
+        self._lock = threading.Lock()
+        self._count = 0
+        self._budget = Budget(transport.packet_rate, 2 * transport.packet_rate)
+        self._socket: Any = None
+        # Engine.IO's socket, whose method the handler is.
+        handler.__self__.queue.cut = self.cut  # type: ignore[attr-defined]
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        key = environ.get("HTTP_SEC_WEBSOCKET_KEY")
+        if environ.get("HTTP_SEC_WEBSOCKET_VERSION") != "13" or not key:
+            start_response("426 Upgrade Required", [("Sec-WebSocket-Version", "13"), ("Content-Length", "0")])
+            return []
+        self._socket = _socket_of(environ)
+        with suppress(OSError, AttributeError):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.settimeout(self._transport.silence)
+        self._socket.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+            + generate_accept_token(key.encode("latin-1"))
+            + b"\r\n\r\n"
+        )
+        self._transport.open.add(self)
+        try:
+            self._handler(self)
+        finally:
+            self._transport.open.discard(self)
+            self.close()
+        return _taken_over(environ)
+
+    def wait(self) -> str | bytes | None:
+        """The next message, or None when the connection has ended."""
+        self._take_turns()
+        parts: list[Any] = []
+        size = 0
+        while (event := self._next()) is not None:
+            if isinstance(event, (TextMessage, BytesMessage)):
+                size += len(event.data)
+                if size > self._max_bytes:
+                    self._say(CloseConnection(CloseReason.MESSAGE_TOO_BIG, "Message is too big"))
+                    return None
+                parts.append(event.data)
+                if event.message_finished:
+                    return parts[0] if len(parts) == 1 else _joined(parts)
+            elif isinstance(event, Ping):
+                self._say(event.response())
+                self._transport.sleep(_OVER_SECONDS)
+            elif isinstance(event, CloseConnection):
+                self._say(event.response())
+                return None
+        return None
+
+    def send(self, message: str | bytes) -> None:
+        """Send one message; OSError when the connection has ended."""
+        given, frame = WebSocket._last
+        if given is not message:
+            try:
+                frame = self._frames.send(TextMessage(message) if isinstance(message, str) else BytesMessage(message))
+            except LocalProtocolError as error:
+                raise OSError("the connection is being closed") from error
+            WebSocket._last = message, frame
+        with self._lock:
+            self._socket.sendall(frame)
+
+    def close(self) -> None:
+        """Say so, and hang up. Safe to call twice."""
+        self._say(CloseConnection(CloseReason.GOING_AWAY))
+        self.cut()
+
+    def cut(self) -> None:
+        """Hang up: whoever reads or writes here ends."""
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _take_turns(self) -> None:
+        """Reading what has come already waits for nobody: make it wait for the others, and for those who send too much."""
+        self._count += 1
+        if not self._budget.spend():
+            self._transport.sleep(_OVER_SECONDS)
+        elif self._count % _TURN == 0:
+            self._transport.sleep(0)
+
+    def _next(self) -> Event | None:
+        while True:
+            for event in self._arrived:
+                return event
+            try:
+                data = self._socket.recv(_CHUNK)
+                if not data:
+                    return None
+                self._frames.receive_data(data)
+            except (OSError, LocalProtocolError):
+                return None
+            self._arrived = self._frames.events()
+
+    def _say(self, event: Event) -> None:
+        with suppress(OSError, LocalProtocolError), self._lock:
+            self._socket.sendall(self._frames.send(event))
+
+
+class Transport:
+    """What the WebSockets of a server have in common."""
+
+    def __init__(self, engine: Any, packet_rate: float) -> None:
+        self.engine = engine
+        self.packet_rate = packet_rate
+        self.sleep: Callable[[float], None] = engine.sleep
+        # A client that answers no ping for so long is gone.
+        self.silence: float = engine.ping_interval + engine.ping_timeout
+        self.open: set[WebSocket] = set()
+
+    def make(self, handler: Callable[[WebSocket], Any], _: Any) -> WebSocket:
+        """As Engine.IO makes its own: by a handler and a server."""
+        return WebSocket(handler, self)
+
+    def cut(self) -> None:
+        """Hang up on everybody who is left."""
+        for each in list(self.open):
+            each.cut()
+
+
+def bound_transport(engine: Any, buffer_bytes: int, events_per_second: float) -> Transport:
+    """Have the Engine.IO server `engine` use this WebSocket, and queues of at most `buffer_bytes` for each client."""
+    transport = Transport(engine, _PACKETS_PER_EVENT * events_per_second)
+    driver = dict(engine._async)
+    engine._async = {**driver, "websocket": transport.make, "queue": lambda: _outgoing(driver["queue"], buffer_bytes)}
+    return transport
+
+
+def _outgoing(kind: type[Any], limit: int) -> Any:
+    """A queue of the mode's `kind`; over its limit it takes nothing more, and cuts the connection that does not read it."""
+    return _queue_class(kind)(limit)
+
+
+_queue_classes: dict[type[Any], type[Any]] = {}
+
+
+def _queue_class(kind: type[Any]) -> type[Any]:
+    found = _queue_classes.get(kind)
+    if found is None:
+        found = _queue_classes[kind] = type("Outgoing", (_Bounded, kind), {})
+    return found
+
+
+class _Bounded:
+    """A part of a queue: counts the bytes in it."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+        self._bytes = 0
+        self.overflowed = False
+        self.cut: Callable[[], None] = lambda: None
+
+    def put(self, packet: Any, *more: Any, **options: Any) -> None:
+        size = _size_of(packet)
+        if packet is not None:
+            if self.overflowed:
+                return
+            if self._bytes + size > self._limit:
+                self.overflowed = True
+                metrics.SOCKET_DROPPED.labels("slow-reader").inc()
+                self.cut()
+                return
+        self._bytes += size
+        super().put(packet, *more, **options)  # type: ignore[misc]
+
+    def get(self, *more: Any, **options: Any) -> Any:
+        packet = super().get(*more, **options)  # type: ignore[misc]
+        self._bytes -= _size_of(packet)
+        return packet
+
+
+def _size_of(packet: Any) -> int:
+    if packet is None:
+        return 0
+    return _PACKET_BYTES + (len(packet.data) if isinstance(packet.data, (str, bytes)) else 0)
+
+
+def _joined(parts: list[Any]) -> str | bytes:
+    return "".join(parts) if isinstance(parts[0], str) else b"".join(parts)
+
+
+def _socket_of(environ: dict[str, Any]) -> Any:
+    """The connection, which every server keeps elsewhere."""
+    for name in ("gunicorn.socket", "werkzeug.socket"):
+        if name in environ:
+            return environ[name]
+    if "eventlet.input" in environ:
+        return environ["eventlet.input"].get_socket()
+    reader = environ["wsgi.input"].rfile
+    return reader.raw._sock
+
+
+def _taken_over(environ: dict[str, Any]) -> list[bytes]:
+    """Tell the server that nothing is to be written any more, as each wants to hear it."""
+    if "gunicorn.socket" in environ:
+        raise StopIteration
+    if "werkzeug.socket" in environ:
+        raise ConnectionError
+    if "eventlet.input" in environ:
+        from eventlet import wsgi
+
+        wsgi.WSGI_LOCAL.already_handled = True
+    return []
