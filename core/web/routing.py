@@ -104,8 +104,6 @@ class Route:
     summary: str
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
-    # The content type of a body that the handler gets as bytes; empty: it gets `body`.
-    upload: str = ""
     limit: str | None = None
     scope: str | None = None
     # A money verb: it takes an Idempotency-Key and refuses to run without one.
@@ -117,3 +115,5 @@ class Route:
     refuses: tuple[str, ...] = ()
     # Answers with an ETag; what changes the record takes it back as If-Match.
     versioned: bool = False
+    # The content type of a body that the handler gets as bytes; empty: it gets `body`.
+    upload: str = ""

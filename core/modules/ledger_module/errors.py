@@ -14,7 +14,7 @@ def importing() -> Conflict:
 
 
 def not_an_export(line: int, what: str) -> Unprocessable:
-    return Unprocessable(f"Line {line}: {what}.", code="import-invalid", title="Import invalid", line=line)
+    return Unprocessable(f"Line {line}: {what}.", code="import-invalid", title="Import invalid")
 
 
 def unsound(what: str) -> Unprocessable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,9 @@ _ROWS_AT_ONCE = 500
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, BSONError)
 _OF_WALLETS = ("grant", "hold")
 
+# Much more often than the lease ends.
+_KEEP_SECONDS = 3.0
+
 Progress = Callable[[int], None]
 
 
@@ -37,6 +41,7 @@ class Importer:
         self._store = store
         self._proofs = proofs
         self._lease = lease
+        self._kept_at = float("-inf")
 
     def load(self, lines: Iterable[bytes], progress: Progress = lambda _rows: None) -> dict[str, Any]:
         """Import `lines`; `{imported: {wallet: 3, ...}, head}`. `progress` gets how many more rows were loaded.
@@ -80,7 +85,7 @@ class Importer:
             raise errors.not_an_export(1, "it is from a time that has not come here: set the clocks")
         self._store.mark(LOADING, newest)
         for kind, rows in reading.batches():
-            self._lease.keep()
+            self._keep()
             try:
                 self._insert(kind, rows, newest)
             except RowExists as error:
@@ -102,16 +107,22 @@ class Importer:
     def _prove(self, reading: _Reading) -> None:
         verification = Verification(self._proofs, _ROWS_AT_ONCE, reading.header["head"])
         for _ in verification.steps():
-            self._lease.keep()
+            self._keep()
         report = verification.report
         if not report.ok:
             first = report.findings[0]
             raise errors.unsound(f"{first.collection} {first.id or ''}: {first.what}")
 
+    def _keep(self) -> None:
+        """Hold the lease for longer, where that is due; LeaseLost when somebody else has it."""
+        if time.monotonic() - self._kept_at > _KEEP_SECONDS:
+            self._lease.keep()
+            self._kept_at = time.monotonic()
+
     def _open(self) -> None:
         self._store.mark(OPENING)
         for _ in self._store.open_wallets():
-            self._lease.keep()
+            self._keep()
         self._store.mark(DONE)
 
     def _undo(self, error: BaseException) -> None:
@@ -123,9 +134,9 @@ class Importer:
 
     def _take_out(self) -> None:
         if self._store.phase == LOADING:
-            self._lease.keep()
+            self._keep()
             for _ in self._store.remove():
-                self._lease.keep()
+                self._keep()
             self._store.forget()
 
 

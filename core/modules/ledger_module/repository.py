@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bson import Timestamp, decode, encode
+from bson import Timestamp, decode
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.client_session import ClientSession
@@ -139,16 +139,16 @@ class ProofRepository:
             return list(self._raw("transactions").find({"stamp": bounds}, batch_size=limit + 1).sort("stamp", 1).limit(limit))
 
     def wrong_entries(self, transactions: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-        """Of the entries that `transactions` must have, those that are missing or different, byte by byte: `(id, what)`."""
+        """Of the entries that `transactions` must have, those that are missing or different: `(id, what)`."""
         expected = {row["_id"]: row for transaction in transactions for row in entries_of(transaction)}
         ids = list(expected)
         with self._database.errors(_PAGE_SECONDS):
-            rows = self._raw("entries").find({"_id": {"$in": ids}}, batch_size=len(ids) + 1)
-            stored = {row["_id"]: row.raw for row in rows}
+            rows = self._read_only("entries").find({"_id": {"$in": ids}}, batch_size=len(ids) + 1)
+            stored = {row["_id"]: row for row in rows}
         for row_id, row in expected.items():
             if row_id not in stored:
                 yield row_id, "missing"
-            elif stored[row_id] != encode(row):
+            elif not _same(stored[row_id], row):
                 yield row_id, "not as in its transaction"
 
     def strays(self, entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -286,6 +286,11 @@ def available_soon(wallet: Mapping[str, Any], now: datetime) -> int:
     document = at_the_moment({**wallet, "next_event_at": now}, now)
     available: int = document["settled"] + document["credit_limit"] - document["held"]
     return available
+
+
+def _same(stored: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Equal in the types of the numbers too, and in the order of the fields."""
+    return stored == row and list(stored) == list(row) and list(map(type, stored.values())) == list(map(type, row.values()))
 
 
 def _stamp(row: Mapping[str, Any] | None) -> Timestamp | None:

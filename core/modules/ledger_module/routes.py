@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from core.modules.ledger_module.schemas import ImportView, InvariantsView, VerificationView
 from core.modules.ledger_module.service import LedgerService
+from core.web.answers import Answers
 from core.web.routing import ADMIN_SCOPE, ADMINS, Answer, Call, Route
 
 NDJSON = "application/x-ndjson"
@@ -23,9 +27,18 @@ def ledger_routes(service: LedgerService) -> tuple[Route, ...]:
     def upload(call: Call) -> Answer:
         return Answer(service.load(call.body.splitlines(keepends=True)), 201)
 
+    def read(path: str, handler: Callable[[Call], Answer], summary: str, answers: Answers, *refuses: str) -> Route:
+        return Route("GET", path, handler, ADMINS, summary, scope=ADMIN_SCOPE, answers=answers, refuses=refuses)
+
     return (
-        Route("GET", "/ledger/verify", verify, ADMINS, "Whether the ledger is what it was", scope=ADMIN_SCOPE),
-        Route("GET", "/ledger/invariants", invariants, ADMINS, "What must be true of the whole ledger", scope=ADMIN_SCOPE),
-        Route("GET", "/ledger/export", download, ADMINS, "The whole ledger as lines of JSON", scope=ADMIN_SCOPE),
-        Route("POST", "/ledger/import", upload, ADMINS, "Fill an empty ledger from an export", upload=NDJSON, scope=ADMIN_SCOPE),
+        read("/ledger/verify", verify, "Whether the ledger is what it was", VerificationView),
+        read("/ledger/invariants", invariants, "What must be true of the whole ledger", InvariantsView),
+        read("/ledger/export", download, "The whole ledger as lines of JSON", {200: NDJSON}, "409 ledger-importing"),
+        Route(
+            *("POST", "/ledger/import", upload, ADMINS, "Fill an empty ledger from an export"),
+            scope=ADMIN_SCOPE,
+            upload=NDJSON,
+            answers={201: ImportView},
+            refuses=("409 ledger-not-empty", "409 ledger-importing", "422 import-invalid"),
+        ),
     )

@@ -30,7 +30,8 @@ class LedgerService:
         self._importer = importer
 
     def verify_now(self, progress: Callable[[int, int], None], anchor: str = "") -> LedgerReport:
-        """Verify everything; `progress` gets (rows done, rows in all). Raises ValueError for an anchor that cannot be read."""
+        """Verify everything; `progress` gets (rows done, rows in all). Conflict during an import; ValueError: an unreadable anchor."""
+        self._refuse_import()
         verification = Verification(self._proofs, _ROWS_A_COMMAND, anchor)
         total, done = self._proofs.size(), 0
         for rows in verification.steps():
@@ -78,8 +79,7 @@ class LedgerService:
 
     def export(self) -> Iterator[str]:
         """The whole ledger in pieces of lines; Conflict while it is being imported."""
-        if self._store.epoch() is None:
-            raise errors.importing()
+        self._refuse_import()
         return export(self._store)
 
     def lines(self) -> int:
@@ -89,6 +89,10 @@ class LedgerService:
     def load(self, lines: Iterable[bytes], progress: Callable[[int], None] = lambda _rows: None) -> dict[str, Any]:
         """Import an export into this empty ledger; see `Importer.load`."""
         return self._importer.load(lines, progress)
+
+    def _refuse_import(self) -> None:
+        if self._store.epoch() is None:
+            raise errors.importing()
 
 
 def _view(state: Mapping[str, Any]) -> dict[str, Any]:

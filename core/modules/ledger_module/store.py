@@ -25,7 +25,7 @@ _PAGE_SECONDS = 30.0
 _MARKER = "import"
 LOADING, OPENING, DONE = "loading", "opening", "done"
 # A wallet in this state pays nothing and takes nothing.
-_STATUS = "importing"
+_STATUS = "frozen"
 _OF_WALLET = ("grants", "holds")
 _MUST_BE_EMPTY = ("transactions", "entries", "grants", "holds", "ledger_seals")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import Timestamp
 from pymongo.database import Database
 
 from core.audit import AUDIT, audit_entry
@@ -18,12 +19,13 @@ from core.migrations import runner
 from core.migrations.migration import Migration, Progress
 from core.migrations.registry import MIGRATIONS
 from core.migrations.runner import APPLIED, CHANGED, PENDING, MigrationError, Status, run, settle, status
+from core.modules.ledger_module.repository import LEDGER
 from tests.support.commands import flask
 from tests.support.in_process import Managers
 from tools.local_stack import LocalStack
 
 Db = Database[dict[str, Any]]
-FIRST = MIGRATIONS[0]
+FIRST, SECOND = MIGRATIONS[:2]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def root(stack: LocalStack) -> Iterator[Db]:
 
 @pytest.fixture
 def database(root: Db) -> Db:
-    for name in ("migrations", "leases", "settings", "audit_logs", "audit_seals"):
+    for name in ("migrations", "leases", "settings", "audit_logs", "audit_seals", "transactions", "ledger_seals"):
         root[name].delete_many({})
     return root
 
@@ -187,8 +189,23 @@ def test_earlier_audit_rows_get_into_the_chain(db: DatabaseManager, database: Db
     sealer.tick()
     sealer.stop()
     report = Chain(db, AUDIT).verify()
-    assert (report.problems, report.rows) == ([], 1501), "and the row about the migration itself"
+    assert (report.problems, report.rows) == ([], 1500 + len(MIGRATIONS)), "and the rows about the migrations themselves"
     sealed = [row_id for seal in database["audit_seals"].find().sort("_id") for row_id in seal["ids"]]
     assert sealed[:1500] == [row["_id"] for row in rows]
     assert "applied" in flask(stack.environ, tmp_path, "migrations", "status").stdout
     assert flask(stack.environ, tmp_path, "migrations", "run").stdout == "nothing to do\n"
+
+
+def test_transactions_from_before_the_ledgers_chain_get_their_place_in_it(db: DatabaseManager, database: Db) -> None:
+    ids = [f"tx_{number:04d}" for number in range(1500)]
+    database["transactions"].insert_many([{"_id": each, "amount": 1} for each in ids])
+    assert SECOND.pending(db) == 1500
+    batches: list[int] = []
+    SECOND.up(db, batches.append)
+    assert (SECOND.pending(db), batches) == (0, [1000, 500])
+    chain = Chain(db, LEDGER)
+    while chain.seal(Timestamp(2**32 - 2, 0), lambda _session: None):
+        pass
+    report = chain.verify()
+    assert (report.problems, report.rows) == ([], 1500)
+    assert [row_id for seal in database["ledger_seals"].find().sort("_id") for row_id in seal["ids"]] == ids

@@ -319,7 +319,7 @@ def test_an_import_that_was_killed_while_it_opened_is_ended_by_the_next(
         with pytest.raises(Killed):
             importer.load(lines)
     assert LedgerStore(fresh_db, ProofRepository(fresh_db)).phase == OPENING
-    assert {wallet["status"] for wallet in contents(fresh)["wallets"]} == {"importing"}
+    assert {wallet["status"] for wallet in contents(fresh)["wallets"]} == {"frozen"}
     with pytest.raises(Conflict):
         importer_of(fresh_db).load(lines)
     assert contents(fresh) == contents(root)
