@@ -12,14 +12,12 @@ import requests
 from core.modules.ledger_module.export import export
 from core.modules.ledger_module.repository import ProofRepository
 from core.modules.ledger_module.store import LedgerStore
-from core.modules.transactions_module.engine import PostingEngine
 from core.modules.transactions_module.operations import PlaceHold
-from core.modules.transactions_module.repository import LedgerRepository
-from core.modules.wallet_module.repository import WalletRepository
 from core.modules.wallet_module.service import new_wallet
 from tests.support.accounts import with_role
 from tests.support.app_server import AppServer
 from tests.support.client import Client, assert_problem
+from tests.support.engine import running_engine
 from tests.support.in_process import Managers
 from tests.support.money import command, debit, grant
 from tests.support.own_database import own_database
@@ -96,13 +94,11 @@ def exported(servers: LocalStack) -> tuple[str, bytes]:
     with own_database(servers, "ledger_home") as database:
         managers = Managers({**servers.environ, "MONGODB_DATABASE": database.name}, "database")
         db = managers.database_manager
-        engine = PostingEngine(LedgerRepository(db, WalletRepository(db)), batch_max=256, queue_max=256, commit_seconds=5)
-        engine.start()
         wallet = new_wallet("somebody", "CREDIT")
         db.insert_one("wallets", wallet)
-        for wish in (grant(wallet["_id"], 50), debit(wallet["_id"], 5, reference="order-1"), PlaceHold(wallet["_id"], 20, 3600)):
-            assert engine.submit(command(wish)).status == 201
-        engine.stop()
+        with running_engine(db) as engine:
+            for wish in (grant(wallet["_id"], 50), debit(wallet["_id"], 5, reference="order-1"), PlaceHold(wallet["_id"], 20, 3600)):
+                assert engine.submit(command(wish)).status == 201
         lines = "".join(export(LedgerStore(db, ProofRepository(db)))).encode()
         managers.dispose()
         return wallet["_id"], lines

@@ -61,7 +61,7 @@ class Contract:
             assert not response.content, f"{name}: is said to have no content"
             return
         assert media_type in contents, f"{name}: {media_type} is not described"
-        if not media_type.endswith("json"):
+        if not media_type.endswith("json") or media_type.endswith("ndjson"):
             return
         answer = response.json()
         wrong = next(self._validator(json.dumps(contents[media_type]["schema"])).iter_errors(answer), None)

@@ -11,12 +11,10 @@ from click.testing import CliRunner
 
 from core.cli.ledger import ledger
 from core.managers.database_manager import DatabaseManager
-from core.modules.transactions_module.engine import PostingEngine
-from core.modules.transactions_module.repository import LedgerRepository
-from core.modules.wallet_module.repository import WalletRepository
 from core.modules.wallet_module.service import new_wallet
 from tests.core.conftest import Factory
 from tests.support.commands import flask
+from tests.support.engine import running_engine
 from tests.support.money import command, grant
 from tests.support.own_database import own_database
 from tools.local_stack import LocalStack
@@ -27,13 +25,11 @@ def environ(servers: LocalStack, app_manager_factory: Factory) -> Iterator[dict[
     """Where a ledger lies with some grants in it, and nothing is sealed yet."""
     with own_database(servers, "ledger_commands") as database:
         db: DatabaseManager = app_manager_factory("database", MONGODB_DATABASE=database.name).database_manager
-        engine = PostingEngine(LedgerRepository(db, WalletRepository(db)), batch_max=256, queue_max=256, commit_seconds=5)
-        engine.start()
-        for number in range(3):
-            wallet = new_wallet(f"u{number}", "CREDIT")
-            db.insert_one("wallets", wallet)
-            engine.submit(command(grant(wallet["_id"], 10)))
-        engine.stop()
+        with running_engine(db) as engine:
+            for number in range(3):
+                wallet = new_wallet(f"u{number}", "CREDIT")
+                db.insert_one("wallets", wallet)
+                engine.submit(command(grant(wallet["_id"], 10)))
         yield {**servers.environ, "MONGODB_DATABASE": database.name}
 
 

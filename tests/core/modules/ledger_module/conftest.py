@@ -18,10 +18,9 @@ from core.modules.ledger_module.verification import LedgerReport, Verification
 from core.modules.transactions_module.engine import PostingEngine
 from core.modules.transactions_module.ledger import GrantTerms
 from core.modules.transactions_module.operations import Capture, PlaceHold, Release, Reverse, VoidGrant
-from core.modules.transactions_module.repository import LedgerRepository
-from core.modules.wallet_module.repository import WalletRepository
 from core.modules.wallet_module.service import new_wallet
 from tests.core.conftest import Factory
+from tests.support.engine import running_engine
 from tests.support.ledger import assert_sound
 from tests.support.money import command, debit, grant, transfer
 from tests.support.own_database import own_database
@@ -61,10 +60,8 @@ def proofs(db: DatabaseManager, empty: Db) -> ProofRepository:
 
 @pytest.fixture
 def engine(db: DatabaseManager, empty: Db) -> Iterator[PostingEngine]:
-    engine = PostingEngine(LedgerRepository(db, WalletRepository(db)), batch_max=256, queue_max=256, commit_seconds=5)
-    engine.start()
-    yield engine
-    engine.stop()
+    with running_engine(db) as engine:
+        yield engine
 
 
 def open_wallet(db: DatabaseManager, name: str, **fields: Any) -> str:

@@ -16,12 +16,10 @@ from core.modules.ledger_module.export import export
 from core.modules.ledger_module.importer import Importer
 from core.modules.ledger_module.repository import ProofRepository
 from core.modules.ledger_module.store import DONE, LOADING, OPENING, LedgerStore
-from core.modules.transactions_module.engine import PostingEngine
 from core.modules.transactions_module.operations import Capture, Reverse
-from core.modules.transactions_module.repository import LedgerRepository
-from core.modules.wallet_module.repository import WalletRepository
 from tests.core.conftest import Factory
 from tests.core.modules.ledger_module.conftest import KEPT, Db, hold_ids, open_wallet, unfenced, verified
+from tests.support.engine import running_engine
 from tests.support.ledger import assert_sound
 from tests.support.money import command, debit, grant, transfer
 from tests.support.own_database import own_database
@@ -115,9 +113,7 @@ def test_an_imported_ledger_goes_on(
     importer: Importer, lines: list[bytes], wallets: dict[str, str], fresh: Db, fresh_db: DatabaseManager
 ) -> None:
     importer.load(lines)
-    engine = PostingEngine(LedgerRepository(fresh_db, WalletRepository(fresh_db)), batch_max=256, queue_max=256, commit_seconds=5)
-    engine.start()
-    try:
+    with running_engine(fresh_db) as engine:
         ann, bob = wallets["ann"], wallets["bob"]
         transferred = fresh["transactions"].find_one({"type": "transfer"})
         open_hold = next(hold_id for hold_id in hold_ids(fresh) if fresh["holds"].find_one({"_id": hold_id, "status": "open"}))
@@ -133,8 +129,6 @@ def test_an_imported_ledger_goes_on(
                 grant(wallets["gems"], 4),
             )
         ]
-    finally:
-        engine.stop()
     assert [verdict.status for verdict in verdicts] == [201, 201, 200, 409, 409, 201]
     proofs = ProofRepository(fresh_db)
     for _ in range(2):
@@ -298,10 +292,8 @@ def test_an_import_that_was_killed_while_it_loaded_can_be_used_by_nobody_and_is_
         importer.load(until_killed())
     store = LedgerStore(fresh_db, ProofRepository(fresh_db))
     assert (store.phase, store.epoch()) == (LOADING, None)
-    engine = PostingEngine(LedgerRepository(fresh_db, WalletRepository(fresh_db)), batch_max=256, queue_max=256, commit_seconds=5)
-    engine.start()
-    assert {engine.submit(command(wish)).status for wish in (grant(wallets["ann"], 1), debit(wallets["bob"], 1))} <= {403, 404}
-    engine.stop()
+    with running_engine(fresh_db) as engine:
+        assert {engine.submit(command(wish)).status for wish in (grant(wallets["ann"], 1), debit(wallets["bob"], 1))} <= {403, 404}
     importer_of(fresh_db).load(lines)
     assert store.phase == DONE
     assert contents(fresh) == contents(root)
