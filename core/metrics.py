@@ -7,6 +7,7 @@ import os
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_LATENESS = (0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 21_600, 86_400)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 REQUESTS = Counter("credit_http_requests_total", "HTTP requests answered.", ("method", "route", "status"))
@@ -22,6 +23,10 @@ POSTING_SECONDS = Histogram("credit_posting_duration_seconds", "Time of one grou
 BATCH_SIZE = Histogram("credit_posting_batch_size", "Money verbs in one group commit.", buckets=_BATCH)
 QUEUE_LENGTH = Gauge("credit_posting_queue_length", "Money verbs that wait for a commit.", multiprocess_mode="livesum")
 REPLAYS = Counter("credit_idempotency_replays_total", "Money verbs answered from their idempotency record.")
+SCHEDULE_RUNS = Counter("credit_schedule_runs_total", "Scheduled transfers that were due, by outcome.", ("outcome",))
+SCHEDULE_LATENESS = Histogram(
+    "credit_schedule_lateness_seconds", "Time from when a scheduled transfer was due until it was done.", buckets=_LATENESS
+)
 REDIS_SECONDS = Histogram("credit_redis_command_duration_seconds", "Time of one round trip to Redis.", buckets=_LATENCY)
 BREAKER_OPEN = Gauge(
     "credit_dependency_breaker_open", "Whether calls to a dependency are refused at once (1).", ("dependency",), multiprocess_mode="livemax"
@@ -44,6 +49,8 @@ SETTINGS_REFRESHES = Counter("credit_settings_refreshes_total", "Changed setting
 # Series that are there from the start: the first failure is an increase, too.
 for _what in ("token", "lease", "secret"):
     VAULT_REFRESH_FAILURES.labels(_what)
+for _outcome in ("succeeded", "failed", "skipped", "retried"):
+    SCHEDULE_RUNS.labels(_outcome)
 for _kind in ("room", "direct", "broadcast", "push", "presence"):
     SOCKET_MESSAGES.labels(_kind)
 for _reason in ("slow-reader", "too-many-events", "not-signed-in", "queue-away"):
@@ -85,6 +92,16 @@ SERVICE_SECONDS = Histogram(
 SERVICE_RETRIES = Counter("credit_service_retries_total", "Calls to external services that were tried once more.", ("service",))
 SERVICE_EJECTIONS = Counter("credit_service_ejections_total", "Addresses taken out of use after failures.", ("service",))
 SERVICE_BREAKER_OPEN = Gauge("credit_service_breaker_open", "Workers that ask it no more.", ("service",), multiprocess_mode="livesum")
+WEBHOOK_BACKLOG = Gauge(
+    "credit_webhook_backlog_seconds", "Age of the oldest event that is not on its way to the webhooks.", multiprocess_mode="mostrecent"
+)
+WEBHOOK_ATTEMPTS = Counter("credit_webhook_attempts_total", "Attempts to deliver to webhooks by outcome.", ("outcome",))
+WEBHOOK_SECONDS = Histogram("credit_webhook_attempt_duration_seconds", "Time of one attempt to deliver to a webhook.", buckets=_LATENCY)
+WEBHOOKS_DISABLED = Counter("credit_webhooks_disabled_total", "Webhooks disabled because nobody is there.", ("reason",))
+for _outcome in ("delivered", "retried", "failed"):
+    WEBHOOK_ATTEMPTS.labels(_outcome)
+for _reason in ("failing", "owner-gone"):
+    WEBHOOKS_DISABLED.labels(_reason)
 ERRORS = Counter("credit_errors_total", "Errors answered, by code.", ("code",))
 
 # Looking a labelled metric up costs more than counting in it, and there are only as many as routes and statuses, or

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.managers.base import BootError
 from core.plugin_metrics import PluginMetrics
 from core.plugin_sources import Found
+from core.web.assets import Assets
 from core.web.routing import EVERYONE, Route
 from core.web.socket_events import Event
 from utils.ordering import dependency_order
@@ -163,6 +164,12 @@ class PluginScope(View):
         if self.template_dir is not None:
             raise BootError("has a template directory already")
         self.template_dir = Path(directory)
+
+    def register_asset_dir(self, directory: Path) -> Assets:
+        """Serve the files of `directory` below `/plugins/<plugin>/assets`; templates get their addresses from what is returned."""
+        assets = Assets(Path(directory), self.key)
+        self.register_routes([assets.route])
+        return assets
 
     def register_hook(self, name: str, callback: Any, priority: int = 100, context: str | None = None) -> None:
         """As `hooks_manager.register_hook`."""

@@ -5,6 +5,7 @@ from core.contracts import FieldRules, Kind
 from core.modules.base_module import BaseModule
 from core.plugin_scope import PluginScope
 from core.web.answers import NOTHING, SOMETIMES, Page, Time, View
+from core.web.assets import Assets
 from core.web.models import Body, PageQuery, Query, Text
 from core.web.paging import Pager
 from core.web.routing import ADMINS, EVERYONE, ISSUERS, PUBLIC, WRITERS, Answer, Call, Principal, Route
@@ -27,6 +28,7 @@ __all__ = [
     "WRITERS",
     "Answer",
     "AppError",
+    "Assets",
     "BaseModule",
     "BasePlugin",
     "Body",

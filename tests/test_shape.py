@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.managers.app_manager import AppManager
+from core.web.answers import View, contents_by_status
 from core.web.models import Body, Query
 from core.web.routing import ADMIN_SCOPE, ADMINS, EVERYONE, PUBLIC, Route
 from tests.support.in_process import booted
@@ -20,10 +21,11 @@ PACKAGES = ("core", "utils", "tools", "plugins")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # Who moves credits, by the last word of the path.
-MONEY = re.compile(r"/(grants|debits|transfers|holds|capture|release|adjust|reversals|batches|void)$")
+MONEY = re.compile(r"/(grants|debits|transfers|holds|capture|release|adjust|reversals|batches|void|schedules)$")
 # Everything that needs no token, and why.
 OPEN = {
     "GET /": "says what this is",
+    "GET /plugins/main_plugin/assets/{version}/{name}": "what the page at / consists of",
     "GET /health": "operators and load balancers",
     "GET /health/live": "operators and load balancers",
     "GET /health/ready": "operators and load balancers",
@@ -31,6 +33,7 @@ OPEN = {
     "GET /.well-known/jwks.json": "public keys, for services that verify tokens themselves",
     "GET /openapi.json": "documentation",
     "GET /docs": "documentation",
+    "GET /docs/{asset}": "documentation",
     "POST /auth/register": "makes the token",
     "POST /auth/login": "makes the token",
     "POST /auth/refresh": "brings a token of its own",
@@ -117,6 +120,23 @@ def test_every_limit_is_a_policy_of_the_rate_limiter(application: AppManager, ro
 def test_only_what_must_answer_a_prober_is_unlimited(routes: dict[str, Route]) -> None:
     unlimited = {name for name, route in routes.items() if route.unlimited}
     assert unlimited == {"GET /health", "GET /health/live", "GET /health/ready", "GET /metrics"}
+
+
+def test_every_route_declares_its_answers(routes: dict[str, Route]) -> None:
+    """They are what /openapi.json tells clients: a View (core/web/answers.py) next to the function that makes it, or a media type."""
+    undeclared = [name for name, route in routes.items() if route.answers is None]
+    assert not undeclared, f"say in answers= of the Route, by status, what these answer: {undeclared}"
+    for name, route in routes.items():
+        for status, contents in contents_by_status(route.answers or {}).items():
+            assert 200 <= status < 400 or name.startswith("GET /health"), f"{name}: {status} is a refusal, which stands in refuses="
+            models = [content for content in contents if isinstance(content, type)]
+            assert all(issubclass(model, View) for model in models), f"{name}: {models} are no Views"
+
+
+def test_every_refusal_of_a_route_has_a_status_and_a_code(routes: dict[str, Route]) -> None:
+    for name, route in routes.items():
+        for refusal in route.refuses:
+            assert re.fullmatch(r"[45]\d\d [a-z][a-z0-9-]*", refusal), f'{name}: {refusal!r} is not like "409 hold-closed"'
 
 
 def test_every_route_has_a_summary_of_its_own(routes: dict[str, Route]) -> None:

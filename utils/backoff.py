@@ -19,3 +19,12 @@ def backoff(
     while (left := ends - clock()) > 0:
         yield min(left, draw() * ceiling)
         ceiling = min(largest, 2 * ceiling)
+
+
+def retry_pause(failures: int, first: float, largest: float, draw: Callable[[], float] = random.random) -> float:
+    """Seconds to wait after the `failures`th failure in a row, from `first` up to `largest`, for who keeps no more than that count.
+
+    Floors double from `first` on; each pause is up to half as long again, so that what failed together does not come back together.
+    """
+    floor = min(first * 2.0 ** min(failures - 1, 63), largest / 1.5)
+    return floor * (1 + draw() / 2)

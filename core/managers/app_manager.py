@@ -11,6 +11,7 @@ from typing import Any
 
 from flask import Flask
 from jinja2 import ChoiceLoader
+from pydantic import BaseModel
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from core import metrics
@@ -34,6 +35,7 @@ from core.web.docs_routes import DocumentationRoutes
 from core.web.flask_app import configure_flask_app
 from core.web.request_chain import RequestChain
 from core.web.security_headers import SecurityHeaders
+from core.web.socket_events import SERVER_EVENTS
 from core.web.system_routes import SystemRoutes
 from tools.error_handling.error_handler import ErrorHandler
 from tools.logger.custom_logger import configure_logging, custom_log
@@ -285,7 +287,7 @@ class AppManager:
             self.chain.mount(module.routes)
         self.chain.mount(self.plugin_manager.routes)
         # The last: it describes all that is mounted.
-        self.chain.mount(DocumentationRoutes(self.chain.routes, self.websocket_manager.events).routes)
+        self.chain.mount(DocumentationRoutes(self.chain.routes, self.websocket_manager.events, self._sent_events()).routes)
         self._own_templates = app.jinja_loader
         self._find_templates(app)
         self.websocket_manager.attach(app)
@@ -296,6 +298,11 @@ class AppManager:
             app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
         app.extensions["app_manager"] = self
         self.app = app
+
+    def _sent_events(self) -> dict[str, type[BaseModel]]:
+        """What sockets are told, by the core and by all modules."""
+        of_modules = (module.SENDS for module in self.module_manager.all_modules())
+        return {name: model for sends in (SERVER_EVENTS, *of_modules) for name, model in sends.items()}
 
     def _find_templates(self, app: Flask) -> None:
         """In the folders of modules and plugins first, then where the app itself has them."""

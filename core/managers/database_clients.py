@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pymongo
 from pymongo import MongoClient
+from pymongo.client_session import ClientSession
 from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
 
 from core.contracts import ADMIN, READ_ONLY, READ_WRITE
@@ -26,6 +28,8 @@ _SMALL_POOL = 4
 # A server that answered "shutting down" once counts as unknown until the next heartbeat: five times as often as by default.
 _HEARTBEAT_MS = 2000
 _AUTHENTICATION_FAILED = 18
+# What a caller waits for it at the most, whose time is over.
+_FREE_SECONDS = 0.5
 _FIRST_PAUSE, _LARGEST_PAUSE = 0.2, 5.0
 
 Document = dict[str, Any]
@@ -55,6 +59,14 @@ class RoleClient:
                     raise BootError(f"mongodb at {self._place}: {self._why_away()}") from error
                 custom_log("mongodb does not answer yet", level="WARNING", reason=self._why_away(), pause=round(pause, 2))
                 time.sleep(pause)
+
+    def free(self, session: ClientSession) -> None:
+        """End what a transaction without an answer may have left open: its documents are blocked until the server gives it up.
+
+        The driver's own attempt has failed with the time that the transaction had.
+        """
+        with suppress(PyMongoError), pymongo.timeout(_FREE_SECONDS):
+            self.client.admin.command("killSessions", [session.session_id])
 
     def members(self) -> dict[str, int]:
         """How many servers of the replica set are in which state, as the driver last saw them."""

@@ -254,9 +254,16 @@ class DatabaseManager(Manager):
 
         Raises Unavailable when nothing was changed, OutcomeUnknown when the commit's answer was lost.
         """
-        with self.errors(), self._roles[role].client.start_session() as session:
+        client = self._roles[role]
+        with client.client.start_session() as session:
             try:
-                return session.with_transaction(work, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority", j=True))
+                with self.errors():
+                    return session.with_transaction(
+                        work, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority", j=True)
+                    )
+            except Unavailable:
+                client.free(session)
+                raise
             finally:
                 # Also after a failure: a commit whose answer was lost may have happened.
                 changed = self._changed.pop(id(session), None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel
 
 from core.web.routing import Route
 from utils.clock import rfc3339, utc_now
@@ -18,6 +20,8 @@ class BaseModule(ABC):
 
     NAME: ClassVar[str]
     DEPENDENCIES: ClassVar[tuple[str, ...]] = ()
+    # What it sends to sockets, by the name of the event.
+    SENDS: ClassVar[Mapping[str, type[BaseModel]]] = {}
 
     @abstractmethod
     def initialize(self, app_manager: AppManager) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from flask import request
+from pydantic import BaseModel
 
 from core.web.openapi import JSON, build_document
 from core.web.routing import PUBLIC, Answer, Call, Route
@@ -46,9 +47,9 @@ class _File:
 
 
 class DocumentationRoutes:
-    """`routes` describes `others`, what clients may send over Socket.IO, and itself; made once, served as it is."""
+    """`routes` describe `others`, themselves, and what clients (`events`) and we (`sent`) say over Socket.IO; made once."""
 
-    def __init__(self, others: Iterable[Route], events: Iterable[Event]) -> None:
+    def __init__(self, others: Iterable[Route], events: Iterable[Event], sent: Mapping[str, type[BaseModel]]) -> None:
         page = {200: "text/html", 304: None}
         asset = {200: ("text/javascript", "text/css"), 304: None}
         self.routes = [
@@ -56,7 +57,7 @@ class DocumentationRoutes:
             Route("GET", "/docs", self._serve_page, PUBLIC, "This document, to read and to try", html=True, answers=page),
             Route("GET", "/docs/{asset}", self._serve_asset, PUBLIC, "What that page is made of", answers=asset),
         ]
-        document = build_document([*others, *self.routes], events)
+        document = build_document([*others, *self.routes], events, sent)
         self._document = _File.of(json.dumps(document, separators=(",", ":")).encode(), JSON)
 
     def _serve_document(self, call: Call) -> Answer:

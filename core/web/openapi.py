@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,7 +16,7 @@ from core.web.answers import Content, Problem, contents_by_status
 from core.web.models import PageQuery
 from core.web.routing import Route
 from core.web.schema_examples import example_of, example_problem
-from core.web.socket_events import SERVER_EVENTS, Event
+from core.web.socket_events import Event
 
 # Of the contract.
 VERSION = "0.1.0"
@@ -82,9 +83,11 @@ _SECURITY_SCHEMES = {
 }
 
 
-def build_document(routes: Iterable[Route], events: Iterable[Event]) -> dict[str, Any]:
-    """The whole document; `events` are those that clients may send over Socket.IO."""
-    return _Builder(list(routes), list(events)).document()
+def build_document(
+    routes: Iterable[Route], events: Iterable[Event] = (), sent: Mapping[str, type[BaseModel]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The whole document; `events` are those that clients may send over Socket.IO, `sent` what we send them, by name."""
+    return _Builder(list(routes), list(events), sent).document()
 
 
 def refusals_of(route: Route) -> dict[int, set[str]]:
@@ -121,10 +124,10 @@ def _known_refusals(route: Route) -> list[str]:
 
 
 class _Builder:
-    def __init__(self, routes: Sequence[Route], events: Sequence[Event]) -> None:
-        self._routes, self._events = routes, events
+    def __init__(self, routes: Sequence[Route], events: Sequence[Event], sent: Mapping[str, type[BaseModel]]) -> None:
+        self._routes, self._events, self._sent = routes, events, sent
         models = {model: None for route in routes for model in _models_of(route)}
-        models |= dict.fromkeys((Problem, *(event.body for event in events), *SERVER_EVENTS.values()))
+        models |= dict.fromkeys((Problem, *(event.body for event in events), *sent.values()))
         refs, found = models_json_schema([(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}")
         self._refs = {model: refs[model, "validation"] for model in models}
         self._schemas: dict[str, Any] = found["$defs"]
@@ -220,7 +223,7 @@ class _Builder:
                 event.name: {"payload": self._refs[event.body], "roles": sorted(event.roles), "limit": event.limit}
                 for event in sorted(self._events, key=lambda event: event.name)
             },
-            "server": {name: {"payload": self._refs[model]} for name, model in SERVER_EVENTS.items()},
+            "server": {name: {"payload": self._refs[model]} for name, model in self._sent.items()},
         }
 
 

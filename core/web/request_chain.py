@@ -378,5 +378,6 @@ def _respond(route: Route, answer: Answer) -> Response:
     if answer.headers:
         response.headers.update(answer.headers)
     if route.html and response.mimetype == "text/html":
+        # A page may ask for less.
         response.headers.setdefault("Content-Security-Policy", _PAGE_POLICY)
     return response

@@ -7,6 +7,7 @@ from typing import Any
 
 _REF = "#/components/schemas/"
 Schema = Mapping[str, Any]
+_OF_FORMAT = {"date-time": "2040-01-01T00:00:00Z", "uri": "https://example.com/"}
 
 
 def example_of(schema: Schema, schemas: Mapping[str, Schema]) -> Any:
@@ -29,8 +30,10 @@ def _example_of_type(schema: Schema, schemas: Mapping[str, Schema]) -> Any:
             return _example_object(schema, schemas)
         case "array":
             return [example_of(schema["items"], schemas)]
+        case "string":
+            return _OF_FORMAT.get(schema.get("format", ""), "text")
         case simple:
-            return {"integer": 0, "number": 0, "boolean": False, "string": "text"}.get(str(simple))
+            return {"integer": 0, "number": 0, "boolean": False}.get(str(simple))
 
 
 def _example_object(schema: Schema, schemas: Mapping[str, Schema]) -> dict[str, Any]:

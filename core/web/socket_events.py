@@ -103,6 +103,22 @@ class Message(View):
     at: Time
 
 
+class Present(View):
+    """`since`: when the user's first socket joined."""
+
+    user_id: UserId
+    username: str | None
+    since: Time
+
+
+class PresenceChanged(View):
+    """To a room, after somebody came or went; `size` counts sockets, `users` lists the first of them."""
+
+    room: str
+    users: list[Present]
+    size: int
+
+
 class SessionRevoked(View):
     """The socket is closed after it; `reason`: session-revoked or token-expired."""
 
@@ -120,11 +136,12 @@ class WalletUpdated(View):
     version: int
 
 
-# What the server sends to clients by itself, by name.
+# What the server sends to clients by itself, by name; modules say what theirs is (BaseModule.SENDS).
 SERVER_EVENTS: Mapping[str, type[BaseModel]] = {
     "room_joined": RoomJoined,
     "room_left": RoomLeft,
     "message": Message,
+    "presence": PresenceChanged,
     "session_revoked": SessionRevoked,
     "wallet_updated": WalletUpdated,
 }

@@ -44,6 +44,7 @@ class SystemRoutes:
         self._pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))
 
     def routes(self) -> list[Route]:
+        """All of them, with what they answer."""
         of_system: dict[str, Any] = {"roles": PUBLIC, "unlimited": True}
         for_admins: dict[str, Any] = {"roles": ADMINS, "scope": ADMIN_SCOPE}
         health = {200: HealthView, 503: HealthView}

@@ -15,6 +15,19 @@ from plugins.main_plugin.modules.connection_api.connection_api import Connection
 NAME, VERSION = "credit-system", "0.1.0"
 
 
+_HERE = Path(__file__).parent
+# Nothing but what we serve ourselves, and no text that becomes markup or code.
+_PAGE_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        *(f"{kind}-src 'self'" for kind in ("script", "style", "img", "connect")),
+        *(f"{what} 'none'" for what in ("base-uri", "form-action", "frame-ancestors")),
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    ]
+)
+
+
 class RootView(View):
     name: str
     version: str
@@ -30,15 +43,16 @@ class MainPlugin(BasePlugin):
     def initialize(self, app_manager: PluginScope) -> bool:
         plugins = app_manager.plugin_manager
         plugins.register_module(ConnectionAPI.NAME, ConnectionAPI)
-        plugins.register_template_dir(Path(__file__).parent / "templates")
-        plugins.register_routes([Route("GET", "/", root, PUBLIC, "What this is", html=True, answers={200: (RootView, "text/html")})])
+        plugins.register_template_dir(_HERE / "templates")
+        self._assets = plugins.register_asset_dir(_HERE / "static")
+        answers = {200: (RootView, "text/html")}
+        plugins.register_routes([Route("GET", "/", self._root, PUBLIC, "What this is", html=True, answers=answers)])
         return True
 
-
-def root(call: Call) -> Answer:
-    """A page for people, JSON for programs."""
-    if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
-        return Answer(
-            content=render_template("main_plugin/index.html", name=NAME, version=VERSION), content_type="text/html; charset=utf-8"
-        )
-    return Answer({"name": NAME, "version": VERSION, "docs": "/docs"})
+    def _root(self, call: Call) -> Answer:
+        """A page for people, JSON for programs."""
+        if request.accept_mimetypes.best_match(["application/json", "text/html"]) != "text/html":
+            return Answer({"name": NAME, "version": VERSION, "docs": "/docs"})
+        page = render_template("main_plugin/index.html", name=NAME, version=VERSION, asset=self._assets.url)
+        headers = {"Content-Security-Policy": _PAGE_POLICY, "Cross-Origin-Opener-Policy": "same-origin"}
+        return Answer(headers=headers, content=page, content_type="text/html; charset=utf-8")

@@ -24,6 +24,7 @@ JSON_TYPE = {"Content-Type": "application/json"}
 AMOUNT, TEXT, NUMBER, DESTINATION, METADATA = "amount", "text", "number", "destination", "metadata"
 MAYBE_AMOUNT, MAYBE_METADATA, LIMIT, MAYBE_LIMIT = "amount?", "metadata?", "limit", "limit?"
 TIME, FLAG, ITEMS, SCOPES, LEVEL = "time", "flag", "items", "scopes", "level"
+MAYBE_TEXT, MAYBE_SCOPES = "text?", "scopes?"
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,22 @@ ROUTES = (
         optional=frozenset({"on", "rearm_margin"}),
     ),
     BodyRoute(
+        "POST",
+        "/webhooks",
+        {"url": "https://hooks.example.com/", "events": ["*"], "description": "d"},
+        {"url": TEXT, "events": SCOPES, "description": MAYBE_TEXT},
+        as_admin=True,
+        optional=frozenset({"description"}),
+    ),
+    BodyRoute(
+        "PATCH",
+        "/webhooks/{id}",
+        {"url": "https://hooks.example.com/", "events": ["*"], "description": "d", "status": "active"},
+        {"url": TEXT, "events": MAYBE_SCOPES, "description": MAYBE_TEXT, "status": TEXT},
+        as_admin=True,
+        optional=frozenset({"url", "events", "description", "status"}),
+    ),
+    BodyRoute(
         "PATCH",
         "/wallets/{id}",
         {"status": "active", "credit_limit": 1, "metadata": {"k": "v"}},
@@ -157,6 +174,16 @@ ROUTES = (
         {"amount": 1, "reason": "r", "reference": "bad-input", "metadata": {"k": "v"}},
         {**_MONEY_KINDS, "reason": TEXT},
         optional=_REASON,
+    ),
+    BodyRoute(
+        "POST",
+        "/schedules",
+        {
+            **{"source": "me", "destination": "w_x", "amount": 1, "memo": "m", "reference": "bad-input", "metadata": {"k": "v"}},
+            **{"run_at": "2040-01-01T00:00:00Z", "rrule": "FREQ=DAILY"},
+        },
+        {**_MONEY_KINDS, "source": TEXT, "destination": DESTINATION, "memo": TEXT, "run_at": TIME, "rrule": TEXT},
+        optional=frozenset({"memo", "reference", "rrule"}),
     ),
     BodyRoute(
         "POST",
@@ -189,7 +216,7 @@ class World:
 
     def state(self) -> dict[str, Any]:
         """Everything that a request could have moved or made."""
-        names = ("users", "wallets", "transactions", "entries", "grants", "holds", "audit_logs", "idempotency")
+        names = ("users", "wallets", "transactions", "entries", "grants", "holds", "audit_logs", "idempotency", "webhooks", "schedules")
         counts = {name: self.database[name].estimated_document_count() for name in names}
         user = self.database["users"].find_one({"_id": self.owner.user["id"]})
         return {**counts, "user": user, "wallet": self.database["wallets"].find_one({"_id": self.wallet_id})}
@@ -443,6 +470,7 @@ WRONG_DESTINATION = [
     *('{"username": 1}', '{"username": {"$gt": ""}}', '{"username": null}', '{"username": ""}', '{"username": "a\\u0000b"}'),
     *('{"username": "abc", "id": "x"}', '{"id": "x"}', '{"username": "' + "x" * 33 + '"}', "null"),
 ]
+WRONG_SCOPES = [*OPERATORS, "1", "null", "[]", "{}", '"x"', "[1]", '[""]', '["no:scope"]', '["money", "money"]', "[[]]", "NaN"]
 WRONG = {
     TEXT: WRONG_TEXT,
     NUMBER: WRONG_NUMBER,
@@ -456,7 +484,9 @@ WRONG = {
     MAYBE_METADATA: [v for v in WRONG_METADATA if v != "null"],
     TIME: [*OPERATORS, "1", "1.5", "true", "[]", "{}", '""', '"yesterday"', '"2026-01-01"', '"2026-01-01T00:00:00"', "NaN", "9" * 5000],
     FLAG: [*OPERATORS, "1", "0", "null", "[]", "{}", '""', '"true"', "NaN"],
-    SCOPES: [*OPERATORS, "1", "null", "[]", "{}", '"x"', "[1]", '[""]', '["no:scope"]', '["money", "money"]', "[[]]", "NaN"],
+    SCOPES: WRONG_SCOPES,
+    MAYBE_SCOPES: [v for v in WRONG_SCOPES if v != "null"],
+    MAYBE_TEXT: [v for v in WRONG_TEXT if v != '""'],
     ITEMS: [
         *OPERATORS,
         "1",
@@ -522,8 +552,10 @@ LISTS = (
     ("/wallets/me/transactions", False),
     ("/wallets/me/grants", False),
     ("/holds", False),
+    ("/schedules", False),
     ("/auth/sessions", False),
     ("/users", True),
+    ("/webhooks", True),
 )
 
 
@@ -639,6 +671,7 @@ WITH_ID = (
     *(("GET", "/wallets/{}", None), ("GET", "/wallets/{}/balance", None), ("GET", "/wallets/{}/transactions", None)),
     *(("GET", "/wallets/{}/grants", None), ("GET", "/transactions/{}", None), ("GET", "/users/{}", None), ("DELETE", "/users/{}", None)),
     *(("PATCH", "/users/{}", {"username": "bad-input"}), ("DELETE", "/auth/sessions/{}", None)),
+    *(("GET", "/schedules/{}", None), ("GET", "/schedules/{}/runs", None), ("DELETE", "/schedules/{}", None)),
     *(("POST", "/wallets/{}/debits", {"amount": 1}), ("POST", "/wallets/{}/grants", {"amount": 1})),
 )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from socketio.exceptions import ConnectionError as SocketRefused
 
 from tests.support.app_server import AppServer
 from tests.support.client import PASSWORD, Client, assert_problem, unique
+from tests.support.fail_points import fail_point
+from tests.support.history import Record, faults
 from tests.support.load import ANSWER_SECONDS, RECOVERY_SECONDS, Load, assert_answers, assert_one_effect_each
 from tests.support.polling import assert_gone, eventually
 from tests.support.sockets import SocketClient, on_two_workers
+from tests.support.verbs import AllVerbs, OverHttp, Recorder
 from tools.local_stack import LocalStack
 
 OUTAGE_SECONDS = 3.0
@@ -68,6 +72,11 @@ def load(app: AppServer, stack: LocalStack) -> Load:
     return Load.prepare(app, Client.admin(app.url, Path(stack.environ["SECRETS_DIR"])))
 
 
+@pytest.fixture
+def recorder(app: AppServer, stack: LocalStack) -> Recorder:
+    return Recorder(OverHttp(app.url, Client.admin(app.url, Path(stack.environ["SECRETS_DIR"])).token))
+
+
 @contextmanager
 def outage(begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None]:
     """Something is away while the block runs, and for OUTAGE_SECONDS at the least."""
@@ -78,23 +87,6 @@ def outage(begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None]
         eventually(lambda: time.monotonic() >= over, 2 * OUTAGE_SECONDS)
     finally:
         end()
-
-
-@contextmanager
-def fail_point(root: Database[dict[str, Any]], mode: Any, **data: Any) -> Iterator[Callable[[], int]]:
-    """Commands of the application that fail as `data` says; the yielded call ends it and says how often it did."""
-    configure = {"configureFailPoint": "failCommand"}
-
-    def stop() -> int:
-        count: int = root.command({**configure, "mode": "off"})["count"]
-        return count
-
-    before = root.command({**configure, "mode": "off"})["count"]
-    root.command({**configure, "mode": mode, "data": {**data, "appName": "credit-system-read_write"}})
-    try:
-        yield lambda: stop() - before
-    finally:
-        stop()
 
 
 def health(app: AppServer, manager: str) -> tuple[int, str]:
@@ -135,6 +127,50 @@ def test_a_killed_mongod_costs_503s_and_no_credits(stack: LocalStack, app: AppSe
     assert_answers(load)
     assert_one_effect_each(load, books)
     eventually(lambda: readiness(app) == 200, ANSWER_SECONDS)
+
+
+def test_a_killed_mongod_keeps_every_verb_that_was_acknowledged(
+    stack: LocalStack, app: AppServer, recorder: Recorder, books: Database[dict[str, Any]]
+) -> None:
+    assert stack.mongod is not None
+    wallets = [Client.register(app.url).wallet()["id"] for _ in range(4)]
+    verbs = AllVerbs(recorder, wallets)
+    with verbs.running():
+        verbs.wait_for(50)
+        stack.mongod.kill()
+        eventually(lambda: recorder.history.count(503), 2 * ANSWER_SECONDS)
+        stack.mongod.start()
+        verbs.wait_for(50)
+    assert_history(recorder, books, wallets)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_mongods_and_workers_that_are_killed_again_and_again_cost_no_credits(
+    stack: LocalStack, app: AppServer, recorder: Recorder, books: Database[dict[str, Any]]
+) -> None:
+    assert stack.mongod is not None
+    wallets = [Client.register(app.url).wallet()["id"] for _ in range(6)]
+    verbs = AllVerbs(recorder, wallets, callers=16)
+    with verbs.running():
+        for number in range(20):
+            verbs.wait_for(100)
+            if number % 4 == 0:
+                stack.mongod.kill()
+                stack.mongod.start()
+            else:
+                app.kill_worker()
+                eventually(lambda: len(app.workers()) == 2, 20)
+    assert_history(recorder, books, wallets, (0, 503))
+
+
+def assert_history(recorder: Recorder, books: Database[dict[str, Any]], wallets: list[str], errors: Sequence[int] = (503,)) -> None:
+    """Each call was answered, or failed honestly; after retries the ledger holds what was told, and nothing else."""
+    recorder.settle()
+    for record in recorder.history.records:
+        assert record.is_final or record.status in errors, record
+        assert record.returned - record.invoked < ANSWER_SECONDS, record
+    assert faults(recorder.history, books, wallets) == []
 
 
 def test_a_stalled_mongod_costs_503s_and_no_credits(stack: LocalStack, app: AppServer, load: Load, books: Database[dict[str, Any]]) -> None:
@@ -193,6 +229,36 @@ def test_a_commit_without_an_answer_is_outcome_unknown_and_its_retry_settles_it(
     assert (load.tries[0].status, load.tries[0].code) == (503, "outcome-unknown")
     assert_answers(load)
     assert_one_effect_each(load, books)
+
+
+# Too much at a time
+
+
+def median(records: list[Record]) -> float:
+    """Of the seconds until the answer."""
+    return statistics.median(record.returned - record.invoked for record in records)
+
+
+def test_an_overloaded_ledger_refuses_at_once_goes_on_and_loses_nothing(
+    stack: LocalStack, tmp_path: Path, root: Database[dict[str, Any]], books: Database[dict[str, Any]]
+) -> None:
+    slow = {"failCommands": ["commitTransaction"], "blockConnection": True, "blockTimeMS": 300}
+    with AppServer(stack.environ, tmp_path, WORKERS=1, LEDGER_QUEUE_MAX=4, LEDGER_BATCH_MAX=4) as small:
+        admin = Client.admin(small.url, Path(stack.environ["SECRETS_DIR"]))
+        recorder = Recorder(OverHttp(small.url, admin.token))
+        wallets = [Client.register(small.url).wallet()["id"] for _ in range(3)]
+        verbs = AllVerbs(recorder, wallets, callers=24)
+        with fail_point(root, "alwaysOn", **slow), verbs.running():
+            eventually(lambda: recorder.history.count(503) > 40, RECOVERY_SECONDS)
+            verbs.wait_for(20)
+            assert_alive(small)
+            assert admin.call("GET", f"/wallets/{wallets[0]}").status_code == 200
+        refused = [record for record in recorder.history.records if record.code == "backpressure"]
+        assert len(refused) > 40
+        assert {record.retry_after for record in refused} == {"1"}
+        done = [record for record in recorder.history.records if record.is_done]
+        assert median(refused) < median(done) / 2, "nobody waits for a refusal as one does for a commit"
+        assert_history(recorder, books, wallets)
 
 
 # Redis

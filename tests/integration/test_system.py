@@ -224,7 +224,7 @@ def test_the_root_is_a_page_for_people(server: AppServer, accept: str) -> None:
     assert answer.status_code == 200
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert answer.text.lstrip().lower().startswith("<!doctype html>")
-    assert answer.headers["Content-Security-Policy"].startswith("default-src 'self'")
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'; ")
     assert "unsafe" not in answer.headers["Content-Security-Policy"]
 
 

@@ -34,9 +34,13 @@ def _runs(process: psutil.Process) -> bool:
 
 
 class AppServer:
-    """gunicorn with our settings; `environ` is that of a LocalStack. Its output is in `output`, its logs in `log_dir`."""
+    """gunicorn with our settings; `environ` is that of a LocalStack. Its output is in `output`, its logs in `log_dir`.
 
-    def __init__(self, environ: Mapping[str, str], folder: Path, **settings: object) -> None:
+    `wsgi`: an application of the tests' own instead of ours.
+    """
+
+    def __init__(self, environ: Mapping[str, str], folder: Path, *, wsgi: str = "app:create_app()", **settings: object) -> None:
+        self._wsgi = wsgi
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = folder
@@ -56,7 +60,7 @@ class AppServer:
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start without waiting."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
+        command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", self._wsgi]
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stdout=output, stderr=output)
         return self.process

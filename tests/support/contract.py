@@ -40,6 +40,10 @@ class Contract:
                 return found
         return None
 
+    def describes(self, method: str, path: str, status: int) -> bool:
+        operation = self.operation(method, path)
+        return operation is not None and str(status) in operation["responses"]
+
     def check(self, method: str, path: str, response: requests.Response) -> None:
         """The status, the media type and the content are as described."""
         operation, status = self.operation(method, path), response.status_code
@@ -61,14 +65,17 @@ class Contract:
             assert not response.content, f"{name}: is said to have no content"
             return
         assert media_type in contents, f"{name}: {media_type} is not described"
-        if not media_type.endswith("json") or media_type.endswith("ndjson"):
+        if media_type not in ("application/json", "application/problem+json"):
             return
         answer = response.json()
-        wrong = next(self._validator(json.dumps(contents[media_type]["schema"])).iter_errors(answer), None)
-        assert wrong is None, f"{name}: {wrong.message} at {list(wrong.instance_path)}; see answers= and refuses= of its Route"
+        self.check_value(name, contents[media_type]["schema"], answer)
         if media_type == "application/problem+json":
             unknown = set(answer) - self._problem
             assert not unknown, f"{name}: members that Problem (core/web/answers.py) does not list: {unknown}"
+
+    def check_value(self, name: str, schema: dict[str, Any], value: Any) -> None:
+        wrong = next(self._validator(json.dumps(schema)).iter_errors(value), None)
+        assert wrong is None, f"{name}: {wrong.message} at {list(wrong.instance_path)}; see answers= and refuses= of its Route"
 
     def _validator(self, schema: str) -> Any:
         if schema not in self._validators:
@@ -87,6 +94,15 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)))
 
 
+def check_event(url: str, name: str, data: Any) -> None:
+    """Fail the test when what a server sent to a socket is not as it says; plugins' events have a colon, and need not be described."""
+    contract = _known[0] if _known else _contract_of(url)
+    described = contract.document["x-socket-events"]["server"].get(name)
+    assert described is not None or ":" in name, f"the event {name} is not described: SERVER_EVENTS, or SENDS of the module"
+    if described is not None:
+        contract.check_value(f"the event {name}", described["payload"], data)
+
+
 def check_answer(url: str, method: str, response: requests.Response) -> None:
     """Fail the test when a server of ours at `url` gave an answer that its document does not describe."""
     if method in ("HEAD", "OPTIONS") or "X-Request-ID" not in response.headers:
@@ -94,7 +110,7 @@ def check_answer(url: str, method: str, response: requests.Response) -> None:
         return
     path = urlsplit(response.request.url or "").path
     # All servers have the same routes, but for plugins.
-    contract = _known[0] if _known and _known[0].operation(method, path) is not None else _contract_of(url)
+    contract = _known[0] if _known and _known[0].describes(method, path, response.status_code) else _contract_of(url)
     contract.check(method, path, response)
 
 

@@ -7,8 +7,26 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request, as it came."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -21,6 +39,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.seen.append(self.path)
         self.server.headers.append(dict(self.headers))
+        self.server.received.append(Received(self.path, dict(self.headers), body))
         misbehaviour = getattr(self, f"_{self.path.strip('/').split('/')[0]}", None)
         if self.server.broken:
             self._status("503")
@@ -115,6 +134,7 @@ class HttpServer(ThreadingHTTPServer):
             self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.seen: list[str] = []
         self.headers: list[dict[str, str]] = []
+        self.received: list[Received] = []
         self.broken = False
         self.waiting = 0
         self.released = threading.Event()
@@ -142,3 +162,34 @@ class HttpServer(ThreadingHTTPServer):
 
     def handle_error(self, *_: Any) -> None:
         """A client that went away, or did not like our certificate."""
+
+
+def certificate(folder: Path, *names: str) -> tuple[Path, ssl.SSLContext]:
+    """A certificate for these names, signed by itself, and a server's context with it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([_san(name) for name in names]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "certificate.pem"
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return path, context
+
+
+def _san(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

@@ -17,6 +17,7 @@ import pytest
 import socketio
 
 from tests.support.app_server import AppServer
+from tests.support.contract import check_event
 from tests.support.polling import eventually
 
 CALL_SECONDS = 10
@@ -39,6 +40,7 @@ class SocketClient:
         return client
 
     def connect(self, url: str, auth: Any, **options: Any) -> None:
+        self.url = url
         self.io.connect(url, auth=auth, transports=["websocket"], wait_timeout=CALL_SECONDS, **options)
 
     def call(self, event: str, data: Any = None) -> dict[str, Any]:
@@ -56,7 +58,10 @@ class SocketClient:
     def expect(self, name: str, matches: Callable[[Any], bool] = lambda data: True, seconds: float = CALL_SECONDS) -> Any:
         """The data of the first event of that name that `matches`, once it is there."""
         eventually(lambda: any(matches(data) for data in self.received(name)), seconds)
-        return next(data for data in self.received(name) if matches(data))
+        found = next(data for data in self.received(name) if matches(data))
+        if name not in ("connect_error", "disconnect"):
+            check_event(self.url, name, found)
+        return found
 
     def expect_end(self, seconds: float = CALL_SECONDS) -> list[str]:
         """The names of all events, once the connection has ended."""

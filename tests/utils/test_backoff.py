@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.backoff import backoff
+from utils.backoff import backoff, retry_pause
 
 
 class Clock:
@@ -39,3 +39,20 @@ def test_two_who_wait_do_not_come_back_together() -> None:
 
 def test_without_time_there_is_no_pause() -> None:
     assert list(backoff(1, 5, 0)) == []
+
+
+def test_pauses_between_tries_double_and_stay_within_their_bounds() -> None:
+    assert [retry_pause(failures, 60, 3600, lambda: 0.0) for failures in (1, 2, 3, 6, 7, 15, 10_000)] == [
+        60,
+        120,
+        240,
+        1920,
+        2400,
+        2400,
+        2400,
+    ]
+    assert [retry_pause(failures, 60, 3600, lambda: 1.0) for failures in (1, 2, 10_000)] == [90, 180, 3600]
+
+
+def test_pauses_between_tries_are_drawn() -> None:
+    assert len({retry_pause(1, 60, 3600) for _ in range(20)}) > 1

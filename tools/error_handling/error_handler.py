@@ -17,6 +17,8 @@ from tools.logger.redaction import redact
 _TRACEBACKS_PER_MINUTE = 10
 # A body may have thousands of wrong fields; the answer does not grow with it.
 _ERRORS_NAMED = 50
+# Of these fields there is nothing that could be a wrong amount: one is not there, the other has no business there.
+_ABSENT = ("missing", "extra_forbidden")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def from_validation(error: ValidationError) -> AppError:
     if any(detail["type"] == "json_invalid" for detail in details):
         return MalformedRequest("The body is not valid JSON.")
     errors = [{"field": _field_name(detail["loc"]), "message": detail["msg"]} for detail in details[:_ERRORS_NAMED]]
-    about_amount = all(_field_name(detail["loc"]) == "amount" and detail["type"] != "missing" for detail in details)
+    about_amount = all(_field_name(detail["loc"]) == "amount" and detail["type"] not in _ABSENT for detail in details)
     code = "amount-invalid" if about_amount else "validation-failed"
     return Unprocessable("; ".join(f"{e['field']}: {e['message']}" for e in errors[:3]), code=code, errors=errors)
 

@@ -27,7 +27,10 @@ Two ways out: `docker compose up`, which brings its own; or a MongoDB replica se
 
 
 class Mongod(Server):
-    """`mongod` with its data in `data_dir/mongodb`; users, collections and indexes are there when it is ready."""
+    """`mongod` with its data in `data_dir/mongodb`; users, collections and indexes are there when it is ready.
+
+    Where others have joined it (tools/local_stack/members.py) it comes back as a member, and need not be the primary.
+    """
 
     name = "mongodb"
     program = "mongod"
@@ -38,12 +41,14 @@ class Mongod(Server):
         secrets: SecretFiles,
         *,
         database: str,
+        cache_gb: str = WIRED_TIGER_CACHE_GB,
         test_commands: bool = False,
         keep_open: Sequence[int] = (),
     ) -> None:
         super().__init__(data_dir, keep_open)
         self._secrets = secrets
         self._database = database
+        self._cache_gb = cache_gb
         self._test_commands = test_commands
 
     @property
@@ -67,7 +72,7 @@ class Mongod(Server):
             find_mongod(),
             *("--dbpath", self.home, "--replSet", REPLICA_SET, "--keyFile", self._write_keyfile()),
             *("--bind_ip", LOOPBACK, "--port", str(self.port), "--nounixsocket"),
-            *("--wiredTigerCacheSizeGB", WIRED_TIGER_CACHE_GB),
+            *("--wiredTigerCacheSizeGB", self._cache_gb),
             # A lone member has nobody to hand over to: the default waits 15 s for that at each stop.
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
@@ -80,14 +85,15 @@ class Mongod(Server):
         return is_listening(self.port)
 
     def set_up(self) -> None:
-        ensure_replica_set(self.port, self._secrets["mongodb_root_password"])
+        if not ensure_replica_set(self.port, self._secrets["mongodb_root_password"]):
+            return
         with self.client() as client:
             apply_collections(client[self._database])
             apply_access(client, self._database, self._secrets)
 
     def _write_keyfile(self) -> Path:
         # mongod refuses a key that others could read, which a mounted secret may be: it gets a copy of its own.
-        copy = self.home.with_name("mongodb.key")
+        copy = self.home.with_name(f"{self.name}.key")
         copy.unlink(missing_ok=True)
         with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
             file.write(self._secrets["mongodb_keyfile"])

@@ -1,4 +1,4 @@
-"""Turns a fresh `mongod` into a replica set of one member with a root user, and keeps it one when its port changed."""
+"""Turns a fresh `mongod` into a replica set with a root user, keeps it one when its port changed, and lets others join it."""
 
 from __future__ import annotations
 
@@ -22,19 +22,65 @@ UNAUTHORIZED = 13
 AUTHENTICATION_FAILED = 18
 ALREADY_INITIALIZED = 23
 NOT_YET_INITIALIZED = 94
+CONFIGURATION_NOT_COMMITTED = 308
+
+# Of a set with several members: a lost primary is replaced in about a second and a half.
+ELECTION_SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 300}
 
 Document = dict[str, Any]
 Client = MongoClient[Document]
 T = TypeVar("T")
 
 
-def ensure_replica_set(port: int, root_password: str) -> None:
-    """Bring the member on `port` to be primary, with the root user in place; safe to repeat, and after a half start."""
+def ensure_replica_set(port: int, root_password: str) -> bool:
+    """Bring the member on `port` to be primary, with the root user in place; safe to repeat, and after a half start.
+
+    False where it is one of several, who settle among themselves which of them is the primary.
+    """
     with _client(port, username=ROOT_USER, password=root_password) as root:
         if not _may_log_in(root):
             _bootstrap(port, root_password)
         _set_address(root, f"{LOOPBACK}:{port}")
+        if len(_configuration(root)["members"]) > 1:
+            return False
         _wait_for_primary(root)
+    return True
+
+
+def join(first_port: int, port: int, number: int, root_password: str) -> None:
+    """Add the fresh member on `port` to the set of the one on `first_port`, which is the primary."""
+    with _client(first_port, username=ROOT_USER, password=root_password) as root:
+        config = _configuration(root)
+        address = f"{LOOPBACK}:{port}"
+        config["members"] = [member for member in config["members"] if member["_id"] != number] + [{"_id": number, "host": address}]
+        config["settings"].update(ELECTION_SETTINGS)
+        config["version"] += 1
+        _patiently(lambda: _reconfigured(root, config), "take a member in")
+        # It has no vote before it has all data.
+        voters = len(config["members"])
+        _patiently(lambda: root.admin.command("replSetGetStatus")["votingMembersCount"] == voters, "give a member its vote")
+
+
+def wait_for_member(port: int) -> None:
+    """Return when the member on `port` has all data of its set."""
+    with _client(port) as anyone:
+
+        def is_member() -> bool:
+            hello = anyone.admin.command("hello")
+            return bool(hello["isWritablePrimary"] or hello["secondary"])
+
+        _patiently(is_member, "catch up with its set")
+
+
+def _reconfigured(root: Client, config: Document) -> bool:
+    try:
+        root.admin.command("replSetReconfig", config, maxTimeMS=PATIENCE_SECONDS * 1000)
+    except OperationFailure as error:
+        # The member before this one has not taken the last configuration over yet.
+        if error.code != CONFIGURATION_NOT_COMMITTED:
+            raise
+        return False
+    return True
 
 
 def _client(port: int, **credentials: Any) -> Client:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from tools.local_stack.ports import kept_port
 from tools.local_stack.process import Process
@@ -16,8 +15,8 @@ READY_SECONDS = 60.0
 class Server(ABC):
     """One server of the stack: `start` returns when it is ready, again on the same port and data after a stop."""
 
-    name: ClassVar[str]
-    program: ClassVar[str]
+    name: str
+    program: str
 
     def __init__(self, data_dir: Path, keep_open: Sequence[int] = ()) -> None:
         self.home = data_dir / self.name

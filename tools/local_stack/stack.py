@@ -12,6 +12,7 @@ from typing import Self
 
 from tools.local_stack import dev_secrets
 from tools.local_stack.dev_secrets import SecretFiles
+from tools.local_stack.members import Member, ReplicaSet
 from tools.local_stack.mongod import Mongod
 from tools.local_stack.openbao import OpenBao
 from tools.local_stack.process import ServerFailed
@@ -32,7 +33,7 @@ class LocalStack:
     """MongoDB, Redis and, if wished, OpenBao: `with LocalStack(data_dir, secrets_dir) as stack: stack.environ`.
 
     A server whose address is given (`mongodb_uri`, `redis_url`) is somebody else's and not started: its attribute is
-    None. `write` receives the progress as pieces of text.
+    None. `members`: of MongoDB's replica set; `mongod` is the first of them. `write` receives the progress as pieces of text.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class LocalStack:
         secrets_dir: Path,
         *,
         vault: bool = False,
+        members: int = 1,
         test_commands: bool = False,
         mongodb_uri: str = "",
         redis_url: str = "",
@@ -49,12 +51,13 @@ class LocalStack:
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.secrets = SecretFiles(secrets_dir.absolute())
-        self.mongod: Mongod | None = None
+        self.mongods: list[Mongod] = []
         self.redis: RedisServer | None = None
         self.openbao: OpenBao | None = None
         self._mongodb_uri = mongodb_uri
         self._redis_url = redis_url
         self._vault = vault
+        self._members = members
         self._test_commands = test_commands
         self._database = database
         self._write = write
@@ -70,7 +73,17 @@ class LocalStack:
     @property
     def servers(self) -> list[Server]:
         """Those that this stack runs, in the order of their start."""
-        return [server for server in (self.mongod, self.redis, self.openbao) if server]
+        return [*self.mongods, *(server for server in (self.redis, self.openbao) if server)]
+
+    @property
+    def mongod(self) -> Mongod | None:
+        """The first member of MongoDB's replica set."""
+        return self.mongods[0] if self.mongods else None
+
+    @property
+    def replica_set(self) -> ReplicaSet:
+        """All members of MongoDB's replica set."""
+        return ReplicaSet(self.mongods, self.secrets)
 
     @property
     def holds_folder(self) -> bool:
@@ -81,7 +94,7 @@ class LocalStack:
     def environ(self) -> dict[str, str]:
         """What the application needs to find the servers; credentials are in the files of SECRETS_DIR only."""
         environ = {
-            "MONGODB_URI": self.mongod.uri if self.mongod else self._mongodb_uri,
+            "MONGODB_URI": self.replica_set.uri if self.mongods else self._mongodb_uri,
             "MONGODB_DATABASE": self._database,
             "REDIS_URL": self.redis.url if self.redis else self._redis_url,
             "SECRETS_DIR": str(self.secrets.directory),
@@ -148,17 +161,20 @@ class LocalStack:
     def _choose_servers(self, lock: int) -> None:
         keep = (lock,)
         if not self._mongodb_uri:
-            self.mongod = Mongod(
-                self.data_dir,
-                self.secrets,
-                database=self._database,
-                test_commands=self._test_commands,
-                keep_open=keep,
-            )
+            self._choose_members(keep)
         if not self._redis_url:
             self.redis = RedisServer(self.data_dir, self.secrets, keep_open=keep)
         if self._vault:
             self.openbao = OpenBao(self.data_dir, self.secrets, keep_open=keep)
+
+    def _choose_members(self, keep: tuple[int]) -> None:
+        first = Mongod(self.data_dir, self.secrets, database=self._database, test_commands=self._test_commands, keep_open=keep)
+        self.mongods = [first]
+        for number in range(2, self._members + 1):
+            more = Member(
+                first, number, self.data_dir, self.secrets, database=self._database, test_commands=self._test_commands, keep_open=keep
+            )
+            self.mongods.append(more)
 
     def _start_one(self, server: Server) -> None:
         began = time.monotonic()

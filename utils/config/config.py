@@ -209,6 +209,13 @@ SETTINGS: tuple[Setting, ...] = (
     # Hooks.
     Setting("HOOK_QUEUE_MAX", int, 1000, "Asynchronous notices that may wait in one worker; more are dropped and counted.", minimum=1),
     Setting("LEDGER_SWEEP_SECONDS", float, 5.0, "Seconds between looks for holds and grants that have ended.", minimum=0.1),
+    # Webhooks.
+    Setting("WEBHOOK_PRIVATE", bool, False, "Whether webhooks may lead into our own network (loopback, 10.0.0.0/8, ...), and over http."),
+    Setting("WEBHOOK_TIMEOUT", float, 10.0, "Seconds a webhook's receiver may take to answer.", minimum=0.1),
+    Setting("WEBHOOK_SECONDS", float, 1.0, "Seconds between looks for events to tell, and for deliveries that are due.", minimum=0.05),
+    Setting("WEBHOOK_CONCURRENCY", int, 32, "Deliveries that one worker has on their way at a time.", minimum=1),
+    Setting("SCHEDULES_SECONDS", float, 1.0, "Seconds between looks for scheduled transfers that are due.", minimum=0.05),
+    Setting("SCHEDULES_PER_OWNER", int, 100, "Active schedules that may pay out of one user's wallets.", minimum=1, maximum=10_000),
     # Socket.IO.
     Setting("SOCKET_MAX_BYTES", int, 65_536, "Largest message a socket may send.", minimum=1024),
     Setting("SOCKET_EVENTS_PER_SECOND", int, 20, "Events one socket may send a second (bursts of twice that).", minimum=1),

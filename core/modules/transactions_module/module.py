@@ -11,9 +11,10 @@ from core.lease import Lease
 from core.modules.base_module import BaseModule
 from core.modules.transactions_module.alert_service import AlertService
 from core.modules.transactions_module.engine import PostingEngine
-from core.modules.transactions_module.pushes import Pusher
+from core.modules.transactions_module.pushes import TRANSACTION_POSTED, Pusher
 from core.modules.transactions_module.repository import LedgerRepository, at_the_moment
 from core.modules.transactions_module.routes import alert_routes, transaction_routes
+from core.modules.transactions_module.schemas import TransactionView
 from core.modules.transactions_module.service import TransactionService
 from core.modules.transactions_module.sweeper import Sweeper
 from core.modules.wallet_module.module import USER_DIRECTORY
@@ -35,6 +36,7 @@ class TransactionsModule(BaseModule):
 
     NAME = "transactions_module"
     DEPENDENCIES = ("wallet_module",)
+    SENDS = {TRANSACTION_POSTED: TransactionView}
 
     def __init__(self) -> None:
         # What has to be stopped, the last one first.

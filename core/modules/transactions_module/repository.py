@@ -109,7 +109,7 @@ class LedgerRepository:
         ids = list(transaction_ids)
         rows = self._database.collection("transactions").find({"_id": {"$in": ids}}, session=session)
         reversed_amounts = self.reversed_amounts(ids, session)
-        return {row["_id"]: Original(_to_transaction(row), reversed_amounts.get(row["_id"], 0)) for row in rows}
+        return {row["_id"]: Original(to_transaction(row), reversed_amounts.get(row["_id"], 0)) for row in rows}
 
     def _load_grants(self, grant_ids: Iterable[str], session: ClientSession) -> dict[str, Grant]:
         rows = self._database.collection("grants").find({"_id": {"$in": list(grant_ids)}}, session=session)
@@ -155,7 +155,7 @@ class LedgerRepository:
 
     def find_transaction(self, transaction_id: str) -> Transaction | None:
         row = self._database.find_one("transactions", {"_id": transaction_id})
-        return None if row is None else _to_transaction(row)
+        return None if row is None else to_transaction(row)
 
     def history(self, wallet_id: str, filters: Mapping[str, Any], before_seq: int | None, limit: int) -> list[dict[str, Any]]:
         """Up to `limit` entries of a wallet, newest first, below `before_seq`; one range scan over `_id`."""
@@ -397,7 +397,8 @@ def _event_row(event: Event) -> dict[str, Any]:
     return audit_entry(event.action, event.target, actor_id=event.actor_id, request_id=event.request_id)
 
 
-def _to_transaction(row: Mapping[str, Any]) -> Transaction:
+def to_transaction(row: Mapping[str, Any]) -> Transaction:
+    """A transaction's record, as it was posted."""
     return Transaction(
         id=row["_id"],
         type=row["type"],

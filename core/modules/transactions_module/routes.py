@@ -56,7 +56,7 @@ def transaction_routes(service: TransactionService) -> tuple[Route, ...]:
     """The module's routes, with handlers that call `service`."""
 
     def money(verb: Callable[[Call], Verdict]) -> Callable[[Call], Answer]:
-        return lambda call: _answer(verb(call))
+        return lambda call: verdict_answer(verb(call))
 
     def balance(call: Call) -> Answer:
         return Answer(service.balance(call.caller, call.params["id"], call.query.at))
@@ -184,7 +184,8 @@ def _made(view: type[View]) -> Answers:
     return {201: view, 200: view}
 
 
-def _answer(verdict: Verdict) -> Answer:
+def verdict_answer(verdict: Verdict) -> Answer:
+    """The verdict over HTTP: its body as it was decided, or its problem raised, as a replay where it is one."""
     headers = REPLAYED if verdict.replayed else {}
     if verdict.status >= 400:
         problem = json.loads(verdict.body)

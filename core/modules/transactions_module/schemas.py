@@ -95,8 +95,8 @@ class CaptureBody(Body):
 class AdjustBody(Body):
     """`amount`: what the hold reserves in all; `expires_in`: seconds from now."""
 
-    amount: Amount | None = None
-    expires_in: HoldSeconds | None = None
+    amount: Amount | None = Field(default=None, examples=[750])
+    expires_in: HoldSeconds | None = Field(default=None, examples=[3600])
 
     @model_validator(mode="after")
     def _says_something(self) -> AdjustBody:

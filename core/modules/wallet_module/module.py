@@ -17,7 +17,8 @@ from core.web.routing import Route
 if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
 
-# Registered by whoever keeps the users: `find_user_ids(usernames) -> {username: id}` and `is_active(user_id)`.
+# Registered by whoever keeps the users: `find_user_ids(usernames) -> {username: id}`, `is_active(user_id)` and
+# `find_active_roles(user_ids) -> {id: role}`.
 USER_DIRECTORY = "user_directory"
 
 

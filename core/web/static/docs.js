@@ -5,7 +5,7 @@ SwaggerUIBundle({
   deepLinking: true,
   displayRequestDuration: true,
   filter: true,
-  docExpansion: "none",
+  docExpansion: "list",
   persistAuthorization: false,
   // Else the document would be sent to a service of Swagger's.
   validatorUrl: null,

@@ -10,15 +10,17 @@ from typing import Any, TypeVar
 
 import pytest
 from prometheus_client import REGISTRY
+from pymongo.client_session import ClientSession
 
 from core.managers.base import BootError
 from core.managers.database_manager import DatabaseManager
 from tests.support.client import unique
+from tests.support.fail_points import fail_point
 from tests.support.in_process import Managers
 from tests.support.polling import eventually
 from tools.error_handling.errors import Unavailable
 from tools.local_stack import LocalStack
-from tools.local_stack.mongod import Mongod
+from tools.local_stack.mongod import TRANSACTION_SECONDS, Mongod
 from utils import deadline
 
 T = TypeVar("T")
@@ -27,7 +29,7 @@ T = TypeVar("T")
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     folder = tmp_path_factory.mktemp("outages")
-    with LocalStack(folder / "data", folder / "secrets") as running:
+    with LocalStack(folder / "data", folder / "secrets", test_commands=True) as running:
         yield running
 
 
@@ -117,3 +119,24 @@ def test_an_outage_lasts_no_longer_than_the_deadline_and_one_within_it_goes_unno
             assert answer.result() == (None, {"_id": name})
         deadline.clear()
         assert db.health_check()["status"] == "healthy"
+
+
+def test_a_transaction_whose_time_is_over_blocks_nobody(stack: LocalStack, mongod: Mongod) -> None:
+    def change(session: ClientSession) -> None:
+        db.update_rows("settings", [({"_id": name}, {"$inc": {"times": 1}})], session)
+        db.collection("settings").find_one({"_id": name}, session=session)
+
+    name = unique("blocked")
+    with started(stack) as db, mongod.client() as client:
+        db.insert_one("settings", {"_id": name, "times": 0})
+        deadline.start(0.5)
+        with (
+            fail_point(client.admin, {"times": 1}, failCommands=["find"], blockConnection=True, blockTimeMS=1000),
+            pytest.raises(Unavailable),
+        ):
+            db.transaction(change)
+        # Less than the server would take to give the other one up by itself.
+        deadline.start(TRANSACTION_SECONDS - 2)
+        db.transaction(change)
+        deadline.clear()
+        assert client["credit_system"]["settings"].find_one({"_id": name})["times"] == 1  # type: ignore[index]

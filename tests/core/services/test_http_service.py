@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +20,7 @@ from core.services.http_service import HttpService
 from core.services.messages import ServiceRequest, check_headers
 from core.services.retry_budget import RetryBudget
 from tests.support.app_server import free_port
-from tests.support.http_services import HttpServer
+from tests.support.http_services import HttpServer, certificate
 from tests.support.polling import eventually
 from tools.error_handling.errors import Unavailable
 from utils import deadline
@@ -269,37 +262,6 @@ def test_a_name_that_is_rebound_to_our_own_network_is_not_followed(service: Make
     assert http.seen == []
 
 
-def certificate(folder: Path, *names: str) -> tuple[Path, ssl.SSLContext]:
-    """A certificate for these names, signed by itself, and a server's context with it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([_san(name) for name in names]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "certificate.pem"
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return path, context
-
-
-def _san(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
 def test_tls_is_verified_for_the_name_although_the_address_is_connected_to(service: Make, tmp_path: Path) -> None:
     path, context = certificate(tmp_path, "shop.test")
     asked: list[str | None] = []
@@ -453,7 +415,7 @@ green.patch(sys.argv[1])
 import threading, time
 from core.services.http_service import HttpService
 from core.services.messages import ServiceRequest
-from tests.support.http_services import HttpServer
+from tests.support.http_services import HttpServer, certificate
 from tools.error_handling.errors import Unavailable
 with HttpServer() as server:
     shop = HttpService(f"http://localhost:{server.server_port}", private=True, timeout=3, connections=50)

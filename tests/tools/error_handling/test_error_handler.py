@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug import exceptions as http
 from werkzeug.datastructures import WWWAuthenticate
 
+from core.web.models import NoQuery
 from tools.error_handling.error_handler import ErrorHandler, Problem, from_validation
 from tools.error_handling.errors import AppError, InsufficientFunds, MalformedRequest, RateLimited, Unavailable, Unprocessable
 
@@ -215,6 +216,12 @@ def test_a_body_that_does_not_fit_names_its_fields(raw: str, kind: type[AppError
     assert error.code == code
     if fields is not None:
         assert [entry["field"] for entry in error.extra["errors"]] == fields
+
+
+def test_an_amount_where_none_belongs_is_no_wrong_amount() -> None:
+    with pytest.raises(ValidationError) as raised:
+        NoQuery.model_validate({"amount": "1"})
+    assert from_validation(raised.value).code == "validation-failed"
 
 
 @given(

@@ -90,7 +90,7 @@ class ApiKeys:
             if self._repository.count_living(principal.user_id, now, session) >= KEYS_PER_USER:
                 raise errors.too_many_keys(KEYS_PER_USER)
             # Writing to the user makes two who ask for the last place conflict, so that one of them sees the other.
-            self._users.update_user(principal.user_id, {"key_made_at": now}, session)
+            self._users.update_user(principal.user_id, {"newest_key": key_id}, session)
             self._repository.insert(row, session)
 
         self._repository.transaction(work)

@@ -57,6 +57,12 @@ class ConnectionRepository:
         users = self._database.find_many(_USERS, query, limit=len(usernames), projection=("username",))
         return {user["username"]: user["_id"] for user in users}
 
+    def find_active_roles(self, user_ids: Sequence[str]) -> dict[str, str]:
+        """`{id: role}` of the active ones among these users."""
+        query = {"_id": {"$in": list(user_ids)}, "status": "active"}
+        users = self._database.find_many(_USERS, query, limit=len(user_ids), projection=("role",))
+        return {user["_id"]: user["role"] for user in users}
+
     def find_by_email(self, email: str, session: ClientSession | None = None) -> dict[str, Any] | None:
         return self._database.find_one(_USERS, {"email": compared_email(email)}, reveal=_PRIVATE, session=session)
 

@@ -106,6 +106,10 @@ class Users:
         user = self._repository.find_user(user_id)
         return user is not None and user["status"] == "active"
 
+    def find_active_roles(self, user_ids: Sequence[str]) -> dict[str, str]:
+        """`{id: role}` of those of these users who are active; for what is done later in their name."""
+        return self._repository.find_active_roles(user_ids)
+
     def page(self, principal: Principal, query: UsersQuery) -> dict[str, Any]:
         """`{data, next_cursor}`: all users, newest first."""
         binding = f"users:{principal.user_id}:{query.role}"

@@ -29,9 +29,9 @@ from core.modules.transactions_module.ledger import (
     state_at,
 )
 from core.modules.transactions_module.notices import notices
-from core.modules.transactions_module.operations import Adjust, Capture, PlaceHold, Release, Reverse, VoidGrant
+from core.modules.transactions_module.operations import Adjust, Capture, PlaceHold, Release, Reverse, Tidy, VoidGrant
 from tests.support.memory_ledger import MemoryLedger
-from tests.support.money import START, batch, command, debit, grant, transfer, wallet
+from tests.support.money import ADMIN, START, batch, command, debit, grant, transfer, wallet
 
 NAMES = ("a", "b", "credit")
 ALERTS = (
@@ -145,6 +145,20 @@ class OperationsMachine(RuleBasedStateMachine):
         assert (self.store.wallets, self.store.holds, self.store.grants, self.store.transactions) == before
         (done,) = self.commit([command(wish)], 0)
         assert tried == (200 if done < 300 else done)
+
+    @rule(seconds=st.integers(0, 30))
+    def sweep(self, seconds: int) -> None:
+        """What the sweeper writes down is what everybody could see before."""
+        self.now += timedelta(seconds=seconds)
+        before = self.seen()
+        sweep = [Command((Tidy(NAMES),), ADMIN, None, "")]
+        self.store.commit(sweep, lambda snapshot: decide(snapshot, sweep, self.now))
+        assert self.seen() == before
+
+    def seen(self) -> dict[str, tuple[Any, ...]]:
+        """What anybody can see of the wallets now."""
+        states = {name: state_at(own, self.now) for name, own in self.store.wallets.items()}
+        return {name: (own.settled, own.held, own.seq, own.lots, own.holds) for name, own in states.items()}
 
     def commit(self, commands: list[Command], seconds: int) -> list[int]:
         self.now += timedelta(seconds=seconds)
