@@ -54,8 +54,8 @@ def secrets_dir(servers: LocalStack) -> Path:
 
 @pytest.fixture(scope="session")
 def server(servers: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
-    """Our application with two eventlet workers; webhooks may lead to the tests themselves."""
-    with AppServer(servers.environ, tmp_path_factory.mktemp("app"), WEBHOOK_PRIVATE=1) as running:
+    """Our application with two eventlet workers. Webhooks may lead to the tests themselves; tokens outlive the run."""
+    with AppServer(servers.environ, tmp_path_factory.mktemp("app"), WEBHOOK_PRIVATE=1, JWT_ACCESS_TTL=7200) as running:
         yield running
 
 

@@ -68,7 +68,8 @@ def bank(
     database: Database[dict[str, Any]],
 ) -> Iterator[Bank]:
     folder = tmp_path_factory.mktemp("crashing")
-    settings = {"WORKERS": 1, "ASYNC_MODE": request.param, "LEDGER_SWEEP_SECONDS": 3600, FOLDER: folder}
+    # One lane: all verbs go into the one commit in which the worker dies.
+    settings = {"WORKERS": 1, "ASYNC_MODE": request.param, "LEDGER_LANES": 1, "LEDGER_SWEEP_SECONDS": 3600, FOLDER: folder}
     with AppServer(servers.environ, folder, wsgi="tests.support.crashing_app:create_app()", **settings) as app:
         yield Bank(app, Client.admin(app.url, secrets_dir), CrashPoints(folder), database)
 

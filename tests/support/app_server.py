@@ -16,7 +16,8 @@ import psutil
 import requests
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 40
+# Long: it ends the wait for a server that is not coming, not for one on a busy machine.
+START_SECONDS = 120
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ from flask import Flask
 from pymongo.client_session import ClientSession
 
 from app import create_app as create_real_app
-from core.modules.transactions_module.engine import PostingEngine
+from core.modules.transactions_module.posting_queue import Batch, PostingQueue
 from core.modules.transactions_module.repository import LedgerRepository
 
 FOLDER = "CRASH_FOLDER"
@@ -72,15 +72,13 @@ def create_app() -> Flask:
 
 
 def _patch_ledger(points: CrashPoints) -> None:
-    take, commit = PostingEngine._take, LedgerRepository.commit
+    take, commit = PostingQueue.take, LedgerRepository.commit
     load, write = LedgerRepository._load_answers, LedgerRepository._write
     end = ClientSession.commit_transaction
 
-    def gather(self: PostingEngine) -> list[Any]:
-        batch = take(self)
-        while batch and (armed := points.armed) is not None and len(batch) < armed["verbs"]:
-            batch += take(self)
-        return batch
+    def gather(self: PostingQueue[Any]) -> Batch[Any]:
+        armed = points.armed
+        return take(self) if armed is None or len(self) >= armed["verbs"] else Batch()
 
     def commit_in_ledger(self: LedgerRepository, *args: Any) -> Any:
         token = _in_ledger.set(True)
@@ -95,7 +93,7 @@ def _patch_ledger(points: CrashPoints) -> None:
         points.around(COMMIT, lambda: end(self))
         return None
 
-    PostingEngine._take = gather  # type: ignore[method-assign]
+    PostingQueue.take = gather  # type: ignore[method-assign]
     LedgerRepository.commit = commit_in_ledger  # type: ignore[method-assign]
     LedgerRepository._load_answers = lambda self, *args: points.around(CLAIM, lambda: load(self, *args))  # type: ignore[method-assign]
     LedgerRepository._write = lambda self, *args: points.around(POSTINGS, lambda: write(self, *args))  # type: ignore[method-assign]

@@ -32,7 +32,9 @@ def sample(name: str, **labels: str) -> float:
 
 
 def failing(database: Db, mode: Any, **data: Any) -> None:
-    data = {"failCommands": ["find"], "appName": "credit-system-read_write", **data}
+    # Only where these tests read: whatever else runs on this server would use the failures up.
+    where = {"appName": "credit-system-read_write", "namespace": f"{database.name}.settings"}
+    data = {"failCommands": ["find"], **where, **data}
     database.client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
 
 

@@ -21,7 +21,7 @@ from tests.support.polling import eventually
 from tests.support.verbs import AllVerbs, Recorder
 from tools.local_stack import LocalStack
 
-VERBS = 60
+VERBS, TRIES = 60, 5
 COMMIT_SECONDS, UNANSWERED_SECONDS = 0.5, 1.0
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = [
     (mutants.no_idempotency, {"twice", "replay differs"}),
@@ -76,13 +76,14 @@ def test_a_history_without_a_bug_is_found_sound(servers: LocalStack, books: Data
 
 @pytest.mark.parametrize(("plant", "signs"), MUTANTS, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_planted_bug_is_found(
-    servers: LocalStack,
-    books: Database[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    plant: Callable[[pytest.MonkeyPatch], None],
-    signs: set[str],
+    servers: LocalStack, monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None], signs: set[str]
 ) -> None:
     plant(monkeypatch)
-    with running(servers, books) as engines:
-        found = faults(history_of(engines, books), books, engines.wallets)
-    assert signs & {fault.split(":")[0] for fault in found}, found
+    # Some bugs need two workers to meet: a machine that is busy elsewhere may take more than one try.
+    assert any(signs & found_in_a_run(servers) for _ in range(TRIES))
+
+
+def found_in_a_run(servers: LocalStack) -> set[str]:
+    """The kinds of faults in one history, on a ledger of its own."""
+    with own_database(servers, unique("mutants")) as books, running(servers, books) as engines:
+        return {fault.split(":")[0] for fault in faults(history_of(engines, books), books, engines.wallets)}
