@@ -22,6 +22,7 @@ from bench.servers import OURS, RunningApp, running
 from bench.socket_load import Link
 
 SOCKETS = 200
+_WORKERS, _MESSAGES, _CHANNEL = 64, 1000, "bench-costs"
 _CALLERS = (64, 8)
 _BATCH_CALLERS = 16
 # Below so many documents, a file says little about one of them.
@@ -122,6 +123,7 @@ def _measure(app: RunningApp, gauges: Gauges, environ: Mapping[str, str], effort
     yield from _requests(f"POST /batches, a transfer of {BATCH_SIZE}", gauges, batch, BATCH_SIZE)
     yield from _bytes(gauges.sizes())
     yield from _sockets(app, gauges, accounts)
+    yield from _fan_out(gauges)
 
 
 def _idle(gauges: Gauges) -> Iterator[Cost]:
@@ -198,6 +200,22 @@ def _sockets(app: RunningApp, gauges: Gauges, accounts: Accounts) -> Iterator[Co
     yield Cost(f"{SOCKETS} idle sockets: commands of redis", f"{(gauges.use().commands - before.commands) / 5:.1f}/s")
     for link in links:
         link.sock.close()
+
+
+def _fan_out(gauges: Gauges) -> Iterator[Cost]:
+    """What Redis takes to hand one message to one more worker."""
+    listeners = [gauges.redis.pubsub() for _ in range(_WORKERS)]
+    for listener in listeners:
+        listener.subscribe(_CHANNEL)
+        listener.get_message(timeout=5)
+    before = gauges.use()
+    for _ in range(_MESSAGES):
+        gauges.redis.publish(_CHANNEL, b"x" * 500)
+    after = gauges.use()
+    for listener in listeners:
+        listener.close()
+    each = (after.cpu["redis-server"] - before.cpu["redis-server"]) / _MESSAGES * 1e6
+    yield Cost(f"a message to {_WORKERS} workers: CPU of redis-server", f"{each:,.0f} us")
 
 
 def _open(port: int, token: str) -> Link:

@@ -16,9 +16,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)|\b(?:src|href)=\"([^\"]+)\"")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 WITNESS = re.compile(r"\b((?:tests|examples)/[\w/]+\.py)::(\w+)")
-SOURCE = re.compile(
-    r"`((?:app|gunicorn\.conf)\.py|(?:core|plugins|tools|utils|tests|bench|init-scripts|examples|haproxy|docs|grafana)/[\w./-]*\w/?)`"
-)
+FOLDERS = "core|plugins|tools|utils|tests|bench|init-scripts|examples|haproxy|docs|grafana"
+SOURCE = re.compile(rf"`((?:app|gunicorn\.conf)\.py|(?:{FOLDERS})/[\w./-]*\w/?)`")
 MAKE = re.compile(r"\bmake ([a-z]+)\b")
 
 
