@@ -15,6 +15,7 @@ from subprocess import TimeoutExpired
 from bench import report
 from bench.chain import measure_chain
 from bench.comparison import QUICK, Effort
+from bench.costs import measure_costs
 from bench.engine import compare_engines
 from bench.http_bench import compare_apps
 from bench.medici_bench import compare_with_medici
@@ -26,7 +27,7 @@ from bench.workers import compare_workers
 from tools.local_stack import LocalStack, ServerFailed
 from tools.local_stack.replica_set import ROOT_USER
 
-PARTS = ("memory", "http", "sockets", "chain", "engine", "medici", "workers", "overload", "size")
+PARTS = ("memory", "http", "sockets", "chain", "engine", "medici", "workers", "overload", "size", "costs")
 RESULTS = Path(__file__).with_name("results.json")
 
 
@@ -79,6 +80,8 @@ def _rows(folder: Path, parts: set[str], effort: Effort, environ: Mapping[str, s
         yield from measure_overload(environ, effort)
     if "size" in parts:
         yield from compare_sizes(folder / "size", _environ, effort)
+    if "costs" in parts:
+        yield from measure_costs(environ, folder / "costs", effort)
 
 
 def _environ(folder: Path, stack: LocalStack) -> dict[str, str]:

@@ -127,6 +127,19 @@ class SessionRevoked(View):
     reason: str
 
 
+class Resync(View):
+    """What other workers said meanwhile was lost: read again over REST. `reason`: messages-lost."""
+
+    reason: str
+
+
+class ServerDraining(View):
+    """This worker stops: come back in `retry_after` seconds, to another one. `reason`: shutdown."""
+
+    reason: str
+    retry_after: int
+
+
 class WalletUpdated(View):
     """After each change of one of the user's wallets; `seq` grows with each entry: who misses one reads the wallet again."""
 
@@ -145,5 +158,7 @@ SERVER_EVENTS: Mapping[str, type[BaseModel]] = {
     "message": Message,
     "presence": PresenceChanged,
     "session_revoked": SessionRevoked,
+    "resync": Resync,
+    "server_draining": ServerDraining,
     "wallet_updated": WalletUpdated,
 }

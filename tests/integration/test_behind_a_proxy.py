@@ -71,7 +71,7 @@ def test_a_page_of_another_site_gets_a_token_that_works_without_a_cookie(proxied
 def test_answers_over_tls_tell_browsers_to_stay_there(proxied: AppServer) -> None:
     secure = requests.get(f"{proxied.url}/health/live", headers=BROWSER, timeout=20)
     plain = requests.get(f"{proxied.url}/health/live", timeout=20)
-    assert "max-age" in secure.headers["Strict-Transport-Security"]
+    assert secure.headers["Strict-Transport-Security"] == "max-age=31536000; includeSubDomains"
     assert "Strict-Transport-Security" not in plain.headers
 
 

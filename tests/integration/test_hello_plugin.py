@@ -71,7 +71,7 @@ def test_its_page_is_public_and_made_from_its_own_template_and_setting(greeter: 
     answer = requests.get(greeter.url + PREFIX, timeout=10)
     assert answer.status_code == 200
     assert "<h1>Ahoy, world!</h1>" in answer.text
-    assert answer.headers["Content-Security-Policy"].startswith("default-src 'self'")
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'self'; object-src 'none'; ")
     assert answer.headers["X-Request-ID"]
 
 

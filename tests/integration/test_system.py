@@ -159,7 +159,8 @@ def test_every_answer_carries_the_security_headers(alice: Client, method: str, p
     assert answer.status_code == status
     for name, value in SECURITY_HEADERS.items():
         assert answer.raw.headers.getlist(name) == [value]
-    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    for directive in ("default-src", "base-uri", "frame-ancestors"):
+        assert f"{directive} 'none'" in answer.headers["Content-Security-Policy"]
     assert len(answer.raw.headers.getlist("X-Request-ID")) == 1
 
 
