@@ -23,6 +23,7 @@ from core.modules.transactions_module.sweeper import Sweeper
 from core.modules.transactions_module.wallet_turns import WalletTurns
 from core.web.paging import Pager
 from core.web.routing import Route
+from tools.logger.custom_logger import custom_log
 from utils.background import Ticker
 from utils.clock import utc_now
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _COMMIT_SHARE = 0.75
 _LEASE_SECONDS = 30.0
 # Beside what else the workers of a machine share while they run.
-_TURNS_FILE = "wallet-turns"
+_TURNS_FOLDER = "turns"
 
 
 class TransactionsModule(BaseModule):
@@ -90,7 +91,12 @@ class TransactionsModule(BaseModule):
     def _turns(self, config: Mapping[str, Any]) -> Turns:
         if config["WORKERS"] == 1:
             return NO_TURNS
-        turns = WalletTurns(Path(config["DATA_DIR"]) / _TURNS_FILE)
+        try:
+            turns = WalletTurns(Path(config["DATA_DIR"]) / _TURNS_FOLDER)
+        except OSError as error:
+            # They are for speed alone.
+            custom_log("workers cannot take turns: DATA_DIR cannot be written", level="WARNING", error=type(error).__name__)
+            return NO_TURNS
         self._running.callback(turns.close)
         return turns
 
