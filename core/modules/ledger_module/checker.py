@@ -10,7 +10,7 @@ from core import metrics
 from core.modules.ledger_module.checks import Finding
 from core.modules.ledger_module.repository import ProofRepository
 from core.modules.ledger_module.verification import LedgerReport, Verification
-from core.outbox import Notice, outbox_row
+from core.outbox import CHAIN_BROKEN, Notice, outbox_row
 from tools.error_handling.errors import AppError, Unavailable
 from tools.logger.custom_logger import custom_log, log_exception
 from utils.clock import utc_now
@@ -32,7 +32,10 @@ class Checker:
     """
 
     def __init__(self, ledger: ProofRepository, lease: Lease, pause: float, epoch: Callable[[], Any]) -> None:
-        """`pause`: seconds between two rounds. `epoch`: something that is not the same before and after an import; None during it."""
+        """`pause`: seconds between two rounds.
+
+        `epoch`: something that is not the same before and after an import; None while there is nothing to check.
+        """
         self._ledger = ledger
         self._lease = lease
         self._pause = pause
@@ -86,13 +89,15 @@ class Checker:
 
     def _finish(self, report: LedgerReport) -> None:
         before = self._ledger.state(VERIFICATION)
-        found = [finding for finding in report.findings if before is None or _document(finding) not in before["problems"]]
+        # A row's number in the chain may be another one in each round; it is the same row all the same.
+        known = {(each["collection"], each["id"]) for each in before["problems"]} if before is not None else set()
+        found = [finding for finding in report.findings if (finding.collection, finding.id) not in known]
         for finding in found:
             custom_log("the ledger was tampered with", level="ERROR", collection=finding.collection, row=finding.id, problem=finding.what)
         note = state_of(report)
         if found:
             first = report.findings[0]
-            row = outbox_row(utc_now(), [Notice("chain.broken", first.id or first.collection, _document(first))])
+            row = outbox_row(utc_now(), [Notice(CHAIN_BROKEN, first.id or first.collection, _document(first))])
             self._ledger.note(VERIFICATION, note, self._ledger.notify(row))
         else:
             self._ledger.note(VERIFICATION, note)

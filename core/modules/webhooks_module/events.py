@@ -10,6 +10,7 @@ from typing import Any
 
 from core.modules.schedules_module.schedule import SCHEDULE_FAILED
 from core.modules.transactions_module import notices
+from core.outbox import CHAIN_BROKEN
 from utils.clock import rfc3339
 
 # Every type that somebody writes into the outbox: what is not in this list cannot be subscribed to by its name.
@@ -26,6 +27,7 @@ EVENT_TYPES = (
     notices.GRANT_VOIDED,
     notices.ALERT_CROSSED,
     SCHEDULE_FAILED,
+    CHAIN_BROKEN,
 )
 _ALL, _ANY_OF_KIND = "*", ".*"
 
