@@ -109,9 +109,9 @@ class ScheduleRepository:
         """End one, for good: what was not decided by now never happens. One that has ended stays as it is."""
         self._transaction(lambda session: self._end({"_id": schedule_id}, now, session))
 
-    def end_all(self, owner_id: str, now: datetime, session: ClientSession) -> None:
-        """End all schedules that pay out of the wallets of a user who is leaving."""
-        self._end({"owner_id": owner_id}, now, session)
+    def end_all(self, user_id: str, now: datetime, session: ClientSession) -> None:
+        """End all schedules that pay out of the wallets of a user who is leaving, or with this user's rights."""
+        self._end({"$or": [{"owner_id": user_id}, {"creator_id": user_id}]}, now, session)
 
     def _end(self, query: Mapping[str, Any], now: datetime, session: ClientSession) -> None:
         schedules = self._load({**query, "status": ACTIVE}, session)
