@@ -15,7 +15,7 @@ from core.modules.transactions_module.alert_service import AlertService
 from core.modules.transactions_module.engine import PostingEngine
 from core.modules.transactions_module.posting_queue import NO_TURNS, Turns
 from core.modules.transactions_module.pushes import TRANSACTION_POSTED, Pusher
-from core.modules.transactions_module.repository import LedgerRepository, at_the_moment
+from core.modules.transactions_module.repository import LedgerRepository, at_the_moment, to_wallet
 from core.modules.transactions_module.routes import alert_routes, transaction_routes
 from core.modules.transactions_module.schemas import TransactionView
 from core.modules.transactions_module.service import TransactionService
@@ -68,6 +68,7 @@ class TransactionsModule(BaseModule):
         pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))
         self.service = TransactionService(self.engine, repository, wallets.service, self._find_users, pager)
         wallets.service.show_as(self._bring_up_to_date)
+        wallets.service.tell_owner_by(lambda document: pusher.note(to_wallet(document)))
         self._routes = (*transaction_routes(self.service), *alert_routes(AlertService(wallets.service, pager)))
         self.engine.start()
         self._running.callback(self.engine.stop)

@@ -10,6 +10,7 @@ from typing import Any
 
 from core.modules.schedules_module.schedule import SCHEDULE_FAILED
 from core.modules.transactions_module import notices
+from core.modules.wallet_module.notices import WALLET_ACTIVATED, WALLET_CLOSED, WALLET_FROZEN
 from core.outbox import CHAIN_BROKEN
 from utils.clock import rfc3339
 
@@ -26,6 +27,9 @@ EVENT_TYPES = (
     notices.GRANT_EXPIRED,
     notices.GRANT_VOIDED,
     notices.ALERT_CROSSED,
+    WALLET_ACTIVATED,
+    WALLET_FROZEN,
+    WALLET_CLOSED,
     SCHEDULE_FAILED,
     CHAIN_BROKEN,
 )
