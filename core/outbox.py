@@ -10,6 +10,8 @@ from typing import Any
 from bson import ObjectId
 
 OUTBOX = "outbox"
+# Something is wrong with the ledger itself, told of its first bad row.
+CHAIN_BROKEN = "chain.broken"
 
 
 @dataclass(frozen=True, slots=True)

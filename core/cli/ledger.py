@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -54,8 +55,8 @@ def verify(as_json: bool, anchor: str) -> None:
 @ledger.command("export")
 @click.argument("file", type=click.Path(dir_okay=False, writable=True, path_type=Path))
 def export_(file: Path) -> None:
-    """Write the whole ledger, as it is now, to FILE: one JSON object a line."""
-    with _service() as service, Bar("exporting") as bar, file.open("w", encoding="utf-8") as out:
+    """Write the whole ledger, as it is now, to FILE, which only you can read: one JSON object a line."""
+    with _service() as service, Bar("exporting") as bar, written_whole(file) as out:
         total = service.lines()
         for piece in service.export():
             out.write(piece)
@@ -80,6 +81,22 @@ def _service() -> Iterator[LedgerService]:
             yield app_manager.module_manager.get_module("ledger_module").service
         except (AppError, LeaseLost) as error:
             raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def written_whole(file: Path) -> Iterator[TextIO]:
+    """A file that takes the place of `file` once it is whole: a full disk spoils no earlier one."""
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with open(part, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(file)
+    except OSError as error:
+        raise click.ClickException(f"{file}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _as_text(report: LedgerReport) -> str:

@@ -75,3 +75,10 @@ def test_a_client_that_counts_seq_misses_nothing(listen: Listen, server: AppServ
         socket.expect("transaction_posted", lambda data: data["entries"][0]["seq"] == 21)
         told = sorted(data["entries"][0]["seq"] for data in socket.received("transaction_posted") if data["type"] == "transfer")
         assert told == list(range(2, 22))
+
+
+def test_another_credit_limit_is_told_as_well(listen: Listen, alice: Client, admin: Client) -> None:
+    socket = listen(alice)
+    changed = admin.call("PATCH", f"/wallets/{alice.wallet()['id']}", {"credit_limit": 40}).json()
+    update = socket.expect("wallet_updated", lambda data: data["available"] == 40)
+    assert (levels(update), update["version"]) == ((0, 0, 40), changed["version"])

@@ -178,6 +178,19 @@ def test_a_suspended_users_schedules_pay_nothing_and_an_erased_ones_end(admin: C
     assert bob.wallet()["settled"] == 0
 
 
+def test_what_an_erased_creator_has_scheduled_for_others_ends(admin: Client, alice: Client, bob: Client) -> None:
+    service = with_role(admin, "service")
+    theirs = service.post("/schedules", {**wish(bob), "source": alice.wallet()["id"]})
+    own = alice.post("/schedules", wish(bob))
+    assert admin.call("DELETE", f"/users/{service.user['id']}").status_code == 204
+    assert [alice.get(f"/schedules/{each['id']}")["status"] for each in (theirs, own)] == ["cancelled", "active"]
+
+
+def test_runs_are_kept_for_more_than_a_year_and_no_longer(database: Database[dict[str, Any]]) -> None:
+    expiry = database["schedule_runs"].index_information()["expiry"]
+    assert (expiry["key"], expiry["expireAfterSeconds"]) == ([("ran_at", 1)], 400 * 24 * 3600)
+
+
 def test_runs_are_counted_by_outcome(server: Any, alice: Client, bob: Client) -> None:
     text = alice.http.get(f"{server.url}/metrics", timeout=10).text
     assert 'credit_schedule_runs_total{outcome="failed"}' in text

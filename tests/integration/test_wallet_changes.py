@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pymongo.database import Database
 
 from tests.support.accounts import with_role
 from tests.support.client import Client, assert_problem
@@ -108,3 +109,23 @@ def test_only_an_empty_wallet_is_closed(alice: Client, admin: Client) -> None:
     alice.post("/wallets/me/debits", {"amount": 5})
     assert patch(admin, wallet_id, {"status": "closed"}).json()["status"] == "closed"
     admin.refused(f"/wallets/{wallet_id}/grants", {"amount": 1}, 403, "wallet-closed")
+
+
+def test_a_change_of_status_is_told_once_with_the_wallet_as_it_is_then(
+    alice: Client, admin: Client, database: Database[dict[str, Any]]
+) -> None:
+    wallet_id = alice.wallet()["id"]
+    for body in ({"status": "frozen"}, {"status": "frozen"}, {"metadata": {"shelf": 2}}, {"status": "active"}, {"status": "closed"}):
+        assert patch(admin, wallet_id, body).status_code == 200
+    rows = database["outbox"].find({"events.id": wallet_id}).sort("_id", 1)
+    told = [event for row in rows for event in row["events"]]
+    assert [event["type"] for event in told] == ["wallet.frozen", "wallet.activated", "wallet.closed"]
+    assert told[-1]["data"]["wallet"] == alice.wallet()
+
+
+def test_the_wallets_of_who_is_erased_are_told_as_frozen(alice: Client, admin: Client, database: Database[dict[str, Any]]) -> None:
+    wallet_ids = {alice.wallet()["id"], alice.post("/wallets", {"asset": "GEMS"})["id"]}
+    assert admin.call("DELETE", f"/users/{alice.user['id']}").status_code == 204
+    told = database["outbox"].find_one({"events.id": {"$in": list(wallet_ids)}})
+    assert told is not None
+    assert {(event["type"], event["id"]) for event in told["events"]} == {("wallet.frozen", each) for each in wallet_ids}

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from core import metrics
+from core.leased import Leased
 from core.modules.ledger_module.checks import Finding
 from core.modules.ledger_module.repository import ProofRepository
 from core.modules.ledger_module.verification import LedgerReport, Verification
-from core.outbox import Notice, outbox_row
-from tools.error_handling.errors import AppError, Unavailable
-from tools.logger.custom_logger import custom_log, log_exception
+from core.outbox import CHAIN_BROKEN, Notice, outbox_row
+from tools.logger.custom_logger import custom_log
 from utils.clock import utc_now
 
 if TYPE_CHECKING:
@@ -25,16 +25,21 @@ _TICK_SECONDS = 0.2
 VERIFICATION = "verification"
 
 
-class Checker:
+class Checker(Leased):
     """Call `tick` again and again in each worker; the holder of the lease verifies, the others do nothing.
 
     A round that is broken off, because its worker has ended or the ledger was imported meanwhile, begins anew.
     """
 
+    title = "ledger checker"
+
     def __init__(self, ledger: ProofRepository, lease: Lease, pause: float, epoch: Callable[[], Any]) -> None:
-        """`pause`: seconds between two rounds. `epoch`: something that is not the same before and after an import; None during it."""
+        """`pause`: seconds between two rounds.
+
+        `epoch`: something that is not the same before and after an import; None while there is nothing to check.
+        """
         self._ledger = ledger
-        self._lease = lease
+        super().__init__(lease)
         self._pause = pause
         self._epoch = epoch
         self._round: tuple[Verification, Iterator[int], Any] | None = None
@@ -52,21 +57,10 @@ class Checker:
         if self._round is not None:
             self._go_on(*self._round)
 
-    def stop(self) -> None:
-        """Let another worker go on at once."""
-        try:
-            self._lease.release()
-        except Unavailable:
-            # It ends by itself.
-            custom_log("the ledger checker's lease is left to expire", level="WARNING")
-
     def failed(self, error: Exception) -> None:
         """Note that a tick went wrong; the round begins anew."""
         self._round = None
-        if isinstance(error, AppError):
-            custom_log("the ledger checker has to wait", level="WARNING", code=error.code)
-        else:
-            log_exception("the ledger checker stumbled", error)
+        super().failed(error)
 
     def _go_on(self, verification: Verification, steps: Iterator[int], epoch: Any) -> None:
         until = time.monotonic() + _TICK_SECONDS
@@ -86,13 +80,15 @@ class Checker:
 
     def _finish(self, report: LedgerReport) -> None:
         before = self._ledger.state(VERIFICATION)
-        found = [finding for finding in report.findings if before is None or _document(finding) not in before["problems"]]
+        # A row's number in the chain may be another one in each round; it is the same row all the same.
+        known = {(each["collection"], each["id"]) for each in before["problems"]} if before is not None else set()
+        found = [finding for finding in report.findings if (finding.collection, finding.id) not in known]
         for finding in found:
             custom_log("the ledger was tampered with", level="ERROR", collection=finding.collection, row=finding.id, problem=finding.what)
         note = state_of(report)
         if found:
             first = report.findings[0]
-            row = outbox_row(utc_now(), [Notice("chain.broken", first.id or first.collection, _document(first))])
+            row = outbox_row(utc_now(), [Notice(CHAIN_BROKEN, first.id or first.collection, _document(first))])
             self._ledger.note(VERIFICATION, note, self._ledger.notify(row))
         else:
             self._ledger.note(VERIFICATION, note)

@@ -13,6 +13,12 @@ def importing() -> Conflict:
     return Conflict("The ledger is being imported.", code="ledger-importing", title="Ledger importing")
 
 
+def not_migrated() -> Conflict:
+    return Conflict(
+        "The ledger is from an earlier release: run `flask migrations run`.", code="ledger-not-migrated", title="Ledger not migrated"
+    )
+
+
 def not_an_export(line: int, what: str) -> Unprocessable:
     return Unprocessable(f"Line {line}: {what}.", code="import-invalid", title="Import invalid")
 

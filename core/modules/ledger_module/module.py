@@ -54,7 +54,7 @@ class LedgerModule(BaseModule):
         )
         self._start("ledger-sealer", config["AUDIT_SEAL_SECONDS"], sealer)
         pause = config["LEDGER_CHECK_SECONDS"]
-        checker = Checker(proofs, Lease(database, "ledger-checker", _LEASE_SECONDS), pause, store.epoch)
+        checker = Checker(proofs, Lease(database, "ledger-checker", _LEASE_SECONDS), pause, store.provable_epoch)
         self._start("ledger-checker", min(_STEP_SECONDS, pause), checker)
         return True
 

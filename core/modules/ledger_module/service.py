@@ -30,8 +30,8 @@ class LedgerService:
         self._importer = importer
 
     def verify_now(self, progress: Callable[[int, int], None], anchor: str = "") -> LedgerReport:
-        """Verify everything; `progress` gets (rows done, rows in all). Conflict during an import; ValueError: an unreadable anchor."""
-        self._refuse_import()
+        """Verify everything; `progress` gets (rows done, rows in all). Conflict: see `export`; ValueError: an unreadable anchor."""
+        self._refuse_unproved()
         verification = Verification(self._proofs, _ROWS_A_COMMAND, anchor)
         total, done = self._proofs.size(), 0
         for rows in verification.steps():
@@ -72,14 +72,18 @@ class LedgerService:
         return report
 
     def invariants(self) -> dict[str, Any]:
-        """Sums per asset, the wallets against the system's accounts, open holds against what is held: each with `ok`, at one moment."""
+        """Sums per asset, the wallets against the system's accounts, open holds against what is held: each with `ok`, at one moment.
+
+        Conflict: see `export`.
+        """
+        self._refuse_unproved()
         state = self._proofs.state(VERIFICATION)
         totals, after = (_totals(state["totals"]), state["sealed_upto"]) if state is not None else (Totals(), FIRST)
         return _invariants(self._proofs.census(totals, after, deadline.remaining(_CENSUS_SECONDS)))
 
     def export(self) -> Iterator[str]:
-        """The whole ledger in pieces of lines; Conflict while it is being imported."""
-        self._refuse_import()
+        """The whole ledger in pieces of lines; Conflict while it is being imported, and until it was migrated."""
+        self._refuse_unproved()
         return export(self._store)
 
     def lines(self) -> int:
@@ -90,7 +94,9 @@ class LedgerService:
         """Import an export into this empty ledger; see `Importer.load`."""
         return self._importer.load(lines, progress)
 
-    def _refuse_import(self) -> None:
+    def _refuse_unproved(self) -> None:
+        if not self._store.is_migrated():
+            raise errors.not_migrated()
         if self._store.epoch() is None:
             raise errors.importing()
 

@@ -13,6 +13,7 @@ from pymongo.errors import DuplicateKeyError
 
 from core.chain import upto
 from core.contracts import ADMIN, READ_ONLY
+from core.migrations.m0002_stamp_transactions import MIGRATION as STAMPS
 from core.modules.ledger_module.checks import entries_of
 from core.modules.ledger_module.repository import LEDGER, STATE, ProofRepository
 from utils.clock import utc_now
@@ -83,6 +84,7 @@ class LedgerStore:
     def __init__(self, database: DatabaseManager, proofs: ProofRepository) -> None:
         self._database = database
         self._proofs = proofs
+        self._was_migrated = False
 
     # Export
 
@@ -124,6 +126,18 @@ class LedgerStore:
         if marker is None:
             return "the beginning"
         return str(marker["at"]) if marker["phase"] == DONE else None
+
+    def provable_epoch(self) -> str | None:
+        """The same, and None as well while transactions from before the chain wait for their place in it (`flask migrations run`)."""
+        return self.epoch() if self.is_migrated() else None
+
+    def is_migrated(self) -> bool:
+        """Whether every transaction has its place in the chain, but for those that somebody has slipped in since."""
+        if not self._was_migrated:
+            with self._database.errors(_PAGE_SECONDS):
+                was_run = self._database.collection("migrations").find_one({"_id": STAMPS.id}, ("_id",)) is not None
+            self._was_migrated = was_run or STAMPS.pending(self._database) == 0
+        return self._was_migrated
 
     def mark(self, phase: str, newest: Timestamp | None = None) -> None:
         """Note that the import is in `phase` now; `newest`: the last stamp in what it brings."""

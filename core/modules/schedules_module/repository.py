@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymongo.client_session import ClientSession
@@ -26,6 +26,7 @@ from core.modules.schedules_module.schedule import (
 from core.modules.schedules_module.schemas import run_view, schedule_view
 from core.modules.transactions_module.commands import Claim, StoredAnswer, Verdict
 from core.modules.transactions_module.errors import key_reused
+from core.modules.transactions_module.repository import CLAIMS, claim_row, load_answers
 from core.outbox import OUTBOX, Notice, outbox_row
 from tools.error_handling.errors import Unavailable
 
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     from core.managers.database_manager import DatabaseManager
     from core.modules.wallet_module.repository import WalletRepository
 
-_SCHEDULES, _RUNS, _CLAIMS = "schedules", "schedule_runs", "idempotency"
-_CLAIM_LIFE = timedelta(days=7)
+_SCHEDULES, _RUNS = "schedules", "schedule_runs"
 _DUPLICATE_RETRIES = 3
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class ScheduleRepository:
             if claim is not None:
                 if schedule is not None:
                     self._database.insert_one(_SCHEDULES, schedule, session)
-                self._database.insert_rows(_CLAIMS, [_claim_row(claim, verdict.status, verdict.body, now)], session)
+                self._database.insert_rows(CLAIMS, [claim_row(claim, verdict, now)], session)
             return verdict
 
         return self._transaction(work)
@@ -109,9 +109,9 @@ class ScheduleRepository:
         """End one, for good: what was not decided by now never happens. One that has ended stays as it is."""
         self._transaction(lambda session: self._end({"_id": schedule_id}, now, session))
 
-    def end_all(self, owner_id: str, now: datetime, session: ClientSession) -> None:
-        """End all schedules that pay out of the wallets of a user who is leaving."""
-        self._end({"owner_id": owner_id}, now, session)
+    def end_all(self, user_id: str, now: datetime, session: ClientSession) -> None:
+        """End all schedules that pay out of the wallets of a user who is leaving, or with this user's rights."""
+        self._end({"$or": [{"owner_id": user_id}, {"creator_id": user_id}]}, now, session)
 
     def _end(self, query: Mapping[str, Any], now: datetime, session: ClientSession) -> None:
         schedules = self._load({**query, "status": ACTIVE}, session)
@@ -161,9 +161,7 @@ class ScheduleRepository:
         return {row["_id"]: row for row in self._database.collection(_SCHEDULES).find(query, session=session)}
 
     def _answers(self, claims: Iterable[Claim], session: ClientSession) -> dict[str, StoredAnswer]:
-        ids = [claim.id for claim in claims]
-        rows = self._database.collection(_CLAIMS).find({"_id": {"$in": ids}}, session=session) if ids else ()
-        return {row["_id"]: StoredAnswer(row["fingerprint"], row["status"], row["body"]) for row in rows}
+        return load_answers(self._database, [claim.id for claim in claims], session)
 
     def _write(
         self,
@@ -179,7 +177,7 @@ class ScheduleRepository:
         notices = [notice for before, change in changes for notice in _notices(before, change)]
         rows = {
             _RUNS: [row for _, change in changes for row in change.rows],
-            _CLAIMS: [_claim_row(claim, problem["status"], json.dumps(problem), now) for claim, problem in fences],
+            CLAIMS: [claim_row(claim, Verdict(problem["status"], json.dumps(problem)), now) for claim, problem in fences],
             OUTBOX: [outbox_row(now, notices)] if notices else [],
         }
         for collection, documents in rows.items():
@@ -213,14 +211,3 @@ def _replay(claim: Claim, known: StoredAnswer) -> Verdict:
     if known.fingerprint != claim.fingerprint:
         raise key_reused()
     return Verdict(known.status, known.body, replayed=True)
-
-
-def _claim_row(claim: Claim, status: int, body: str, now: datetime) -> dict[str, Any]:
-    return {
-        "_id": claim.id,
-        "fingerprint": claim.fingerprint,
-        "status": status,
-        "body": body,
-        "transaction_id": None,
-        "expires_at": now + _CLAIM_LIFE,
-    }

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from core import metrics
+from core.leased import Leased
 from core.modules.schedules_module import errors
 from core.modules.schedules_module.schedule import Run, claim_of, decided_run, draft_of, refused_run
 from core.modules.transactions_module.commands import Command, Verdict
@@ -17,7 +18,7 @@ from core.modules.transactions_module.ledger import Transaction
 from core.modules.transactions_module.operations import Actor, Post
 from core.web.routing import ADMIN, SERVICE, WRITERS
 from tools.error_handling.errors import AppError, Unavailable
-from tools.logger.custom_logger import custom_log, log_exception
+from tools.logger.custom_logger import log_exception
 from utils.backoff import backoff
 from utils.clock import utc_now
 
@@ -43,13 +44,15 @@ class Schedules(Protocol):
     def note(self, runs: Sequence[Run], now: datetime) -> list[dict[str, Any]]: ...
 
 
-class Runner:
+class Runner(Leased):
     """Call `tick` again and again in each worker; the holder of the lease works, the others do nothing.
 
     A run is a money verb whose idempotency key follows from the schedule and the occurrence, and it is noted after it was
     decided. So whoever crashes in between, or works although the lease is somebody else's by now, pays nothing twice: the
     next attempt finds the answer.
     """
+
+    title = "scheduled transfers"
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class Runner:
         """`find_roles`: the roles of those of these users who may be here at all."""
         self._engine = engine
         self._schedules = schedules
-        self._lease = lease
+        super().__init__(lease)
         self._find_roles = find_roles
         self._find_transaction = find_transaction
         self._clock = clock
@@ -81,21 +84,6 @@ class Runner:
             self._rest()
             raise
         return total
-
-    def stop(self) -> None:
-        """Let another worker go on at once."""
-        try:
-            self._lease.release()
-        except Unavailable:
-            # It ends by itself.
-            custom_log("the schedules' lease is left to expire", level="WARNING")
-
-    def failed(self, error: Exception) -> None:
-        """Note that a tick went wrong; the next one comes."""
-        if isinstance(error, AppError):
-            custom_log("scheduled transfers have to wait", level="WARNING", code=error.code)
-        else:
-            log_exception("the scheduled transfers stumbled", error)
 
     def _work(self) -> int:
         total = 0

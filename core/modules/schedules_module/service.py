@@ -71,7 +71,7 @@ class ScheduleService:
         return self._pager.page([schedule_view(schedule) for schedule in found], query.limit, binding)
 
     def runs(self, principal: Principal, schedule_id: str, query: PageQuery) -> dict[str, Any]:
-        """`{data, next_cursor}`: what a schedule has done, newest first."""
+        """`{data, next_cursor}`: what a schedule has done, newest first, for 400 days."""
         schedule = self._find(principal, schedule_id)
         binding = f"schedule-runs:{principal.user_id}:{schedule['_id']}"
         found = self._repository.runs(schedule["_id"], self._pager.position(query.cursor, binding), query.limit + 1)

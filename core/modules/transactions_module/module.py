@@ -15,7 +15,7 @@ from core.modules.transactions_module.alert_service import AlertService
 from core.modules.transactions_module.engine import PostingEngine
 from core.modules.transactions_module.posting_queue import NO_TURNS, Turns
 from core.modules.transactions_module.pushes import TRANSACTION_POSTED, Pusher
-from core.modules.transactions_module.repository import LedgerRepository, at_the_moment
+from core.modules.transactions_module.repository import LedgerRepository, at_the_moment, to_wallet
 from core.modules.transactions_module.routes import alert_routes, transaction_routes
 from core.modules.transactions_module.schemas import TransactionView
 from core.modules.transactions_module.service import TransactionService
@@ -23,6 +23,7 @@ from core.modules.transactions_module.sweeper import Sweeper
 from core.modules.transactions_module.wallet_turns import WalletTurns
 from core.web.paging import Pager
 from core.web.routing import Route
+from tools.logger.custom_logger import custom_log
 from utils.background import Ticker
 from utils.clock import utc_now
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _COMMIT_SHARE = 0.75
 _LEASE_SECONDS = 30.0
 # Beside what else the workers of a machine share while they run.
-_TURNS_FILE = "wallet-turns"
+_TURNS_FOLDER = "turns"
 
 
 class TransactionsModule(BaseModule):
@@ -67,6 +68,7 @@ class TransactionsModule(BaseModule):
         pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))
         self.service = TransactionService(self.engine, repository, wallets.service, self._find_users, pager)
         wallets.service.show_as(self._bring_up_to_date)
+        wallets.service.tell_owner_by(lambda document: pusher.note(to_wallet(document)))
         self._routes = (*transaction_routes(self.service), *alert_routes(AlertService(wallets.service, pager)))
         self.engine.start()
         self._running.callback(self.engine.stop)
@@ -90,7 +92,12 @@ class TransactionsModule(BaseModule):
     def _turns(self, config: Mapping[str, Any]) -> Turns:
         if config["WORKERS"] == 1:
             return NO_TURNS
-        turns = WalletTurns(Path(config["DATA_DIR"]) / _TURNS_FILE)
+        try:
+            turns = WalletTurns(Path(config["DATA_DIR"]) / _TURNS_FOLDER)
+        except OSError as error:
+            # They are for speed alone.
+            custom_log("workers cannot take turns: DATA_DIR cannot be written", level="WARNING", error=type(error).__name__)
+            return NO_TURNS
         self._running.callback(turns.close)
         return turns
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from core import metrics
@@ -30,8 +31,8 @@ class Sockets(Protocol):
     def users_online(self, user_ids: Collection[str]) -> set[str]:
         """Which of them have a socket, on whichever worker; one round trip. Unavailable."""
 
-    def emit_to_user(self, user_id: str, event: str, data: dict[str, Any]) -> None:
-        """Send to all sockets of a user."""
+    def emit_to_users(self, emits: Iterable[Push]) -> None:
+        """Send each `(user_id, event, data)`, all in one round trip. Unavailable."""
 
 
 class Pusher:
@@ -40,7 +41,8 @@ class Pusher:
     def __init__(self, sockets: Sockets) -> None:
         self._sockets = sockets
         self._lock = threading.Lock()
-        self._wallets: dict[str, Wallet] = {}
+        # Each with the version that it has now.
+        self._wallets: dict[str, tuple[int, Wallet]] = {}
         self._posted: list[tuple[Transaction, Mapping[str, str]]] = []
         self._ticker = Ticker("pushes", _IDLE_SECONDS, self._tell_soon, self._failed)
 
@@ -59,11 +61,22 @@ class Pusher:
         owners = {wallet.id: wallet.owner_id for _, wallet in outcome.wallets}
         with self._lock:
             # A commit decides on wallets of its own, so these do not change any more.
-            self._wallets.update((wallet.id, wallet) for _, wallet in outcome.wallets)
+            for version, wallet in outcome.wallets:
+                self._keep_newest(version + 1, wallet)
             room = _TRANSACTIONS_MAX - len(self._posted)
             self._posted.extend((posting.transaction, owners) for posting in outcome.posted[:room])
         metrics.PUSHES_DROPPED.inc(max(0, len(outcome.posted) - room))
         self._ticker.wake()
+
+    def note(self, wallet: Wallet) -> None:
+        """Note a wallet that was changed, but not by a commit."""
+        with self._lock:
+            self._keep_newest(wallet.version, wallet)
+        self._ticker.wake()
+
+    def _keep_newest(self, version: int, wallet: Wallet) -> None:
+        if wallet.id not in self._wallets or self._wallets[wallet.id][0] < version:
+            self._wallets[wallet.id] = version, wallet
 
     def tell(self) -> None:
         """Tell what was noted until now to those who are there."""
@@ -73,13 +86,15 @@ class Pusher:
         if not wallets:
             return
         try:
-            online = self._sockets.users_online({wallet.owner_id for wallet in wallets.values()})
-            for user_id, event, data in _pushes(wallets, posted, online) if online else ():
-                self._sockets.emit_to_user(user_id, event, data)
-                metrics.PUSHES.labels(event).inc()
+            online = self._sockets.users_online({wallet.owner_id for _, wallet in wallets.values()})
+            pushes = list(_pushes(wallets.values(), posted, online)) if online else []
+            if pushes:
+                self._sockets.emit_to_users(pushes)
         except AppError:
             metrics.PUSHES_DROPPED.inc(len(posted))
             raise
+        for event, count in Counter(event for _, event, _ in pushes).items():
+            metrics.PUSHES.labels(event).inc(count)
 
     def _tell_soon(self) -> None:
         time.sleep(_GATHER_SECONDS)
@@ -93,7 +108,7 @@ class Pusher:
             log_exception("the pushes stumbled", error)
 
 
-def wallet_push(wallet: Wallet) -> dict[str, Any]:
+def wallet_push(version: int, wallet: Wallet) -> dict[str, Any]:
     """A wallet's `wallet_updated`. `seq` grows by one an entry: a gap says that something was missed.
 
     `version` grows with every change, also of what is held: the greater one is the newer one, whichever arrives first.
@@ -104,15 +119,15 @@ def wallet_push(wallet: Wallet) -> dict[str, Any]:
         "held": wallet.held,
         "available": wallet.available,
         "seq": wallet.seq,
-        "version": wallet.version + 1,
+        "version": version,
     }
 
 
-def _pushes(wallets: Mapping[str, Wallet], posted: list[tuple[Transaction, Mapping[str, str]]], online: set[str]) -> Iterator[Push]:
+def _pushes(wallets: Iterable[tuple[int, Wallet]], posted: list[tuple[Transaction, Mapping[str, str]]], online: set[str]) -> Iterator[Push]:
     for transaction, owners in posted:
         for owner_id in {owners[wallet_id] for wallet_id in transaction.wallet_ids} & online:
             own = {wallet_id for wallet_id in transaction.wallet_ids if owners[wallet_id] == owner_id}
             yield owner_id, TRANSACTION_POSTED, transaction_view(transaction, own, paid=transaction.source in own)
-    for wallet in wallets.values():
+    for version, wallet in wallets:
         if wallet.owner_id in online:
-            yield wallet.owner_id, WALLET_UPDATED, wallet_push(wallet)
+            yield wallet.owner_id, WALLET_UPDATED, wallet_push(version, wallet)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from core.managers.database_manager import DatabaseManager
     from core.modules.wallet_module.repository import WalletRepository
 
+CLAIMS = "idempotency"
 _CLAIM_LIFE = timedelta(days=7)
 _DUPLICATE_RETRIES = 3
 _SEQ_DIGITS = 12
@@ -89,8 +90,7 @@ class LedgerRepository:
         )
 
     def _load_answers(self, claim_ids: list[str], session: ClientSession) -> dict[str, StoredAnswer]:
-        rows = self._database.collection("idempotency").find({"_id": {"$in": claim_ids}}, session=session)
-        return {row["_id"]: StoredAnswer(row["fingerprint"], row["status"], row["body"]) for row in rows}
+        return load_answers(self._database, claim_ids, session)
 
     def _load_references(self, scopes: list[str], session: ClientSession) -> dict[str, str]:
         """A grant that takes effect later has used its reference up before there is a transaction."""
@@ -137,7 +137,7 @@ class LedgerRepository:
             "entries": [row for posting in outcome.posted for row in _entry_rows(posting.transaction)],
             "grants": [_grant_row(issue) for issue in outcome.issued],
             "holds": [_hold_row(hold) for hold in outcome.placed],
-            "idempotency": [_claim_row(claim, verdict, now) for claim, verdict in outcome.claimed],
+            CLAIMS: [claim_row(claim, verdict, now) for claim, verdict in outcome.claimed],
             "audit_logs": [*(_audit_row(posting) for posting in outcome.posted), *(_event_row(event) for event in outcome.events)],
             OUTBOX: [outbox_row(now, told)] if told else [],
         }
@@ -376,7 +376,16 @@ def _reserved_at(row: Mapping[str, Any], at: datetime) -> int:
     return remaining
 
 
-def _claim_row(claim: Claim, verdict: Verdict, now: datetime) -> dict[str, Any]:
+def load_answers(database: DatabaseManager, claim_ids: Sequence[str], session: ClientSession) -> dict[str, StoredAnswer]:
+    """What was answered to those of the claims that were made before, by id."""
+    if not claim_ids:
+        return {}
+    rows = database.collection(CLAIMS).find({"_id": {"$in": list(claim_ids)}}, session=session)
+    return {row["_id"]: StoredAnswer(row["fingerprint"], row["status"], row["body"]) for row in rows}
+
+
+def claim_row(claim: Claim, verdict: Verdict, now: datetime) -> dict[str, Any]:
+    """The record of a claim and of what was answered to it."""
     return {
         "_id": claim.id,
         "fingerprint": claim.fingerprint,

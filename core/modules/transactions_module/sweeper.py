@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
+from core.leased import Leased
 from core.modules.transactions_module.commands import Command, Verdict
 from core.modules.transactions_module.operations import Actor, Tidy
-from tools.error_handling.errors import AppError, Unavailable
-from tools.logger.custom_logger import custom_log, log_exception
 from utils.clock import utc_now
 
 if TYPE_CHECKING:
@@ -28,16 +27,18 @@ class DueWallets(Protocol):
         """Up to `limit` of them."""
 
 
-class Sweeper:
+class Sweeper(Leased):
     """Call `tick` again and again in each worker; the holder of the lease works, the others do nothing.
 
     Two that work at the same time do no harm: what was written down by one is found done by the other.
     """
 
+    title = "ledger sweeper"
+
     def __init__(self, engine: PostingEngine, ledger: DueWallets, lease: Lease) -> None:
         self._engine = engine
         self._ledger = ledger
-        self._lease = lease
+        super().__init__(lease)
 
     def tick(self) -> int:
         """Bring every wallet that is due up to date; how many there were."""
@@ -52,21 +53,6 @@ class Sweeper:
             if len(due) < _WALLETS_AT_ONCE:
                 break
         return total
-
-    def stop(self) -> None:
-        """Let another worker go on at once."""
-        try:
-            self._lease.release()
-        except Unavailable:
-            # It ends by itself.
-            custom_log("the ledger sweeper's lease is left to expire", level="WARNING")
-
-    def failed(self, error: Exception) -> None:
-        """Note that a tick went wrong; the next one comes."""
-        if isinstance(error, AppError):
-            custom_log("the ledger sweeper has to wait", level="WARNING", code=error.code)
-        else:
-            log_exception("the ledger sweeper stumbled", error)
 
     def _tidy(self, wallet_ids: tuple[str, ...]) -> Verdict:
         return self._engine.submit(Command((Tidy(wallet_ids),), _SYSTEM, None, ""))

@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Any
 from pymongo.client_session import ClientSession
 from pymongo.errors import DuplicateKeyError
 
+from core.outbox import OUTBOX, Notice, outbox_row
+from utils.clock import utc_now
+
 if TYPE_CHECKING:
     from core.managers.database_manager import DatabaseManager
 
 _COLLECTION = "wallets"
+
+Document = dict[str, Any]
+# What the outbox is told of a wallet, from its document before and after a change.
+Told = Callable[[Document, Document], Iterable[Notice]]
+
+
+def _nothing(_before: Document, _after: Document) -> Iterable[Notice]:
+    return ()
 
 
 class WalletRepository:
@@ -23,9 +34,13 @@ class WalletRepository:
     def insert(self, wallet: dict[str, Any], session: ClientSession) -> None:
         self._database.insert_one(_COLLECTION, wallet, session)
 
-    def freeze_all(self, owner_id: str, session: ClientSession) -> None:
+    def freeze_all(self, owner_id: str, session: ClientSession, told: Told) -> None:
+        """Freeze an owner's wallets, and write down what is `told` of each."""
+        wallets = list(self._database.collection(_COLLECTION).find({"owner_id": owner_id}, session=session))
         update = {"$set": {"status": "frozen"}, "$inc": {"version": 1}}
         self._database.update_many(_COLLECTION, {"owner_id": owner_id}, update, session)
+        after = [{**wallet, "status": "frozen", "version": wallet["version"] + 1} for wallet in wallets]
+        self._tell([notice for pair in zip(wallets, after, strict=True) for notice in told(*pair)], session)
 
     def open(self, wallet: dict[str, Any]) -> bool:
         """Insert a new wallet; False when its owner has one of that asset."""
@@ -35,8 +50,11 @@ class WalletRepository:
             return False
         return True
 
-    def change(self, wallet_id: str, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any] | None:
-        """Set what `changed` makes of the document, in one transaction; the new document, or None when there is none."""
+    def change(self, wallet_id: str, changed: Callable[[Document], Document], told: Told = _nothing) -> Document | None:
+        """Set what `changed` makes of the document, and write down what is `told` of it, in one transaction.
+
+        The new document, or None when there is none.
+        """
 
         def work(session: ClientSession) -> dict[str, Any] | None:
             wallet = self._database.find_one(_COLLECTION, {"_id": wallet_id}, session=session)
@@ -44,9 +62,15 @@ class WalletRepository:
                 return None
             fields = {**changed(wallet), "version": wallet["version"] + 1}
             self._database.update_one(_COLLECTION, {"_id": wallet_id, "version": wallet["version"]}, {"$set": fields}, session)
-            return {**wallet, **fields}
+            after = {**wallet, **fields}
+            self._tell(list(told(wallet, after)), session)
+            return after
 
         return self._database.transaction(work)
+
+    def _tell(self, notices: list[Notice], session: ClientSession) -> None:
+        if notices:
+            self._database.insert_rows(OUTBOX, [outbox_row(utc_now(), notices)], session)
 
     def find(self, wallet_id: str) -> dict[str, Any] | None:
         return self._database.find_one(_COLLECTION, {"_id": wallet_id})

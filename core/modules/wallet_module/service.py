@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from core.modules.wallet_module.notices import notices
 from core.modules.wallet_module.repository import WalletRepository
 from core.modules.wallet_module.schemas import WalletBody, WalletPatch, WalletsQuery, wallet_view
 from core.web.paging import Pager
@@ -28,10 +29,15 @@ class WalletService:
         self._user_exists = user_exists
         self._pager = pager
         self._shown: Callable[[dict[str, Any]], dict[str, Any]] = lambda wallet: wallet
+        self._tell_owner: Callable[[dict[str, Any]], None] = lambda wallet: None
 
     def show_as(self, shown: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         """Have whoever keeps the ledger bring each document up to date before it is shown: holds and grants end by the clock."""
         self._shown = shown
+
+    def tell_owner_by(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        """Have whoever pushes balances be given each document that was changed by hand."""
+        self._tell_owner = tell
 
     def open_default(self, owner_id: str, session: Any) -> None:
         """Open the default wallet of a new user, in the transaction of `session`."""
@@ -64,17 +70,19 @@ class WalletService:
             looked_at = {"next_event_at": utc_now()} if "credit_limit" in fields and stored.get("alerts") else {}
             return {**fields, **looked_at}
 
-        return self.change_document(known["_id"], changed)
+        wallet = self.change_document(known["_id"], changed)
+        self._tell_owner(wallet)
+        return wallet
 
     def change_document(self, wallet_id: str, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """Set what `changed` makes of the stored document of a wallet that exists, all at one point in time; the new document."""
-        wallet = self._repository.change(wallet_id, changed)
+        wallet = self._repository.change(wallet_id, changed, lambda before, after: notices(self._shown(before), self._shown(after)))
         assert wallet is not None, "wallets are never removed"
         return self._shown(wallet)
 
     def freeze_all(self, owner_id: str, session: Any) -> None:
         """Freeze the wallets of a user who is leaving: what would be sent there could never be spent."""
-        self._repository.freeze_all(owner_id, session)
+        self._repository.freeze_all(owner_id, session, notices)
 
     def resolve(self, principal: Principal, wallet_id: str) -> str:
         """`me` as the id of the caller's default wallet; any other id as it is."""

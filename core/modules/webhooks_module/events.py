@@ -10,6 +10,8 @@ from typing import Any
 
 from core.modules.schedules_module.schedule import SCHEDULE_FAILED
 from core.modules.transactions_module import notices
+from core.modules.wallet_module.notices import WALLET_ACTIVATED, WALLET_CLOSED, WALLET_FROZEN
+from core.outbox import CHAIN_BROKEN
 from utils.clock import rfc3339
 
 # Every type that somebody writes into the outbox: what is not in this list cannot be subscribed to by its name.
@@ -25,7 +27,11 @@ EVENT_TYPES = (
     notices.GRANT_EXPIRED,
     notices.GRANT_VOIDED,
     notices.ALERT_CROSSED,
+    WALLET_ACTIVATED,
+    WALLET_FROZEN,
+    WALLET_CLOSED,
     SCHEDULE_FAILED,
+    CHAIN_BROKEN,
 )
 _ALL, _ANY_OF_KIND = "*", ".*"
 

@@ -7,12 +7,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from core import metrics
-from core.lease import LeaseLost
+from core.leased import Leased
 from core.modules.webhooks_module.delivery_repository import new_delivery
 from core.modules.webhooks_module.events import wants
 from core.modules.webhooks_module.outbox_repository import OutboxRepository
-from tools.error_handling.errors import AppError, Unavailable
-from tools.logger.custom_logger import custom_log, log_exception
 from utils.clock import utc_now
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ _SKIPPED_AT_ONCE = 5000
 _ROUNDS = 100
 
 
-class Relay:
+class Relay(Leased):
     """Call `tick` again and again in each worker; the holder of the lease works, the others do nothing.
 
     Reading, writing and marking are one transaction, bound to the lease: whoever dies in it has done nothing, and of two
@@ -36,12 +34,14 @@ class Relay:
     is told of everything that was committed after it.
     """
 
+    title = "webhook relay"
+
     def __init__(
         self, outbox: OutboxRepository, lease: Lease, relayed: Callable[[], None], clock: Callable[[], datetime] = utc_now
     ) -> None:
         """`relayed` is called when there are new deliveries."""
         self._outbox = outbox
-        self._lease = lease
+        super().__init__(lease)
         self._relayed = relayed
         self._clock = clock
 
@@ -60,23 +60,6 @@ class Relay:
         since = self._outbox.waiting_since()
         metrics.WEBHOOK_BACKLOG.set(max(0.0, (self._clock() - since).total_seconds()) if since is not None else 0)
         return total
-
-    def stop(self) -> None:
-        """Let another worker go on at once."""
-        try:
-            self._lease.release()
-        except Unavailable:
-            # It ends by itself.
-            custom_log("the webhook relay's lease is left to expire", level="WARNING")
-
-    def failed(self, error: Exception) -> None:
-        """Note that a tick went wrong; the next one comes."""
-        if isinstance(error, LeaseLost):
-            custom_log("the webhook relay has lost its lease", level="WARNING")
-        elif isinstance(error, AppError):
-            custom_log("the webhook relay has to wait", level="WARNING", code=error.code)
-        else:
-            log_exception("the webhook relay stumbled", error)
 
     def _relay(self, session: ClientSession) -> tuple[int, bool]:
         """One transaction's worth: how many deliveries were made, and whether nothing is left."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from core.cli.ledger import ledger
+from core.cli.ledger import ledger, written_whole
 from core.managers.database_manager import DatabaseManager
 from core.modules.wallet_module.service import new_wallet
 from tests.core.conftest import Factory
@@ -41,6 +44,7 @@ def test_it_verifies_exports_and_imports(environ: dict[str, str], servers: Local
 
     file = tmp_path / "ledger.ndjson"
     assert flask(environ, tmp_path, "ledger", "export", str(file)).returncode == 0
+    assert (stat.S_IMODE(file.stat().st_mode), list(tmp_path.glob("*.part"))) == (0o600, [])
     with own_database(servers, "ledger_commands_2") as database:
         elsewhere = {**environ, "MONGODB_DATABASE": database.name}
         imported = flask(elsewhere, tmp_path, "ledger", "import", str(file))
@@ -56,6 +60,15 @@ def test_it_verifies_exports_and_imports(environ: dict[str, str], servers: Local
         assert broken.returncode == 1
         assert broken.stdout.startswith("BROKEN: 3 transactions")
         assert f"transactions {row['_id']}: its entries do not move its amount" in broken.stdout
+
+
+def test_a_full_disk_spoils_no_earlier_export(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.ndjson"
+    file.write_text("of yesterday")
+    with pytest.raises(click.ClickException, match="No space left"), written_whole(file) as out:
+        out.write("half of today's")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (file.read_text(), list(tmp_path.iterdir())) == ("of yesterday", [file])
 
 
 @pytest.mark.parametrize("anchor", ["x", "1:zz", "1:00"])

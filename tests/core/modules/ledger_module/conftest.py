@@ -30,7 +30,19 @@ from utils.clock import utc_now
 Db = Database[dict[str, Any]]
 SMALL = 3
 EVER = Timestamp(2**32 - 2, 0)
-KEPT = ("transactions", "entries", "wallets", "holds", "grants", "ledger_seals", "ledger_state", "leases", "audit_logs", "outbox")
+KEPT = (
+    "transactions",
+    "entries",
+    "wallets",
+    "holds",
+    "grants",
+    "ledger_seals",
+    "ledger_state",
+    "leases",
+    "audit_logs",
+    "outbox",
+    "migrations",
+)
 
 
 @pytest.fixture(scope="package")

@@ -10,11 +10,16 @@ from prometheus_client import REGISTRY
 
 from core.lease import Lease
 from core.managers.database_manager import DatabaseManager
+from core.migrations.m0002_stamp_transactions import up as stamp_transactions
 from core.modules.ledger_module import checker as checker_module
 from core.modules.ledger_module.checker import VERIFICATION, Checker
+from core.modules.ledger_module.importer import Importer
 from core.modules.ledger_module.repository import ProofRepository
+from core.modules.ledger_module.service import LedgerService
 from core.modules.ledger_module.store import LOADING, LedgerStore
+from core.modules.webhooks_module.events import EVENT_TYPES
 from tests.core.modules.ledger_module.conftest import Db
+from tools.error_handling.errors import Conflict
 from utils.clock import rfc3339
 
 
@@ -23,7 +28,7 @@ def gauge(name: str, **labels: str) -> float | None:
 
 
 def checker_of(db: DatabaseManager, proofs: ProofRepository) -> Checker:
-    return Checker(proofs, Lease(db, "ledger-checker", 30), 0, LedgerStore(db, proofs).epoch)
+    return Checker(proofs, Lease(db, "ledger-checker", 30), 0, LedgerStore(db, proofs).provable_epoch)
 
 
 @pytest.fixture
@@ -78,6 +83,7 @@ def test_what_is_bad_is_told_once_by_log_metric_and_event(
     assert gauge("chain_ok") == 0
     told = [event for each in root["outbox"].find({"events.type": "chain.broken"}) for event in each["events"]]
     assert [event["id"] for event in told] == [row["_id"]]
+    assert all(event["type"] in EVENT_TYPES for event in told)
     assert told[0]["data"]["collection"] == "transactions"
     assert sum("tampered" in record.getMessage() for record in caplog.records) >= 1
     state = sealed.state(VERIFICATION)
@@ -92,3 +98,38 @@ def test_nothing_is_checked_while_an_import_is_under_way(checker: Checker, seale
     LedgerStore(db, sealed).mark(LOADING)
     checker.tick()
     assert sealed.state(VERIFICATION) is None
+
+
+def unstamped(root: Db) -> None:
+    """One transaction as the release before the chain has left it, and no word of a migration."""
+    root["transactions"].update_one({"type": "debit", "amount": 100}, {"$unset": {"stamp": ""}})
+    root["migrations"].delete_many({})
+
+
+def test_a_ledger_from_before_the_chain_is_not_called_broken(checker: Checker, sealed: ProofRepository, root: Db) -> None:
+    unstamped(root)
+    checker.tick()
+    assert sealed.state(VERIFICATION) is None
+    assert root["outbox"].count_documents({"events.type": "chain.broken"}) == 0
+
+
+def test_nothing_is_proved_or_exported_before_the_migration(sealed: ProofRepository, root: Db, db: DatabaseManager) -> None:
+    store = LedgerStore(db, sealed)
+    service = LedgerService(sealed, store, Importer(store, sealed, Lease(db, "ledger-import", 30)))
+    unstamped(root)
+    for refused in (service.export, service.invariants, lambda: service.verify_now(lambda done, total: None)):
+        with pytest.raises(Conflict, match="flask migrations run"):
+            refused()
+    assert service.verified()["complete"] is False
+    stamp_transactions(db, lambda rows: None)
+    assert service.export() is not None
+
+
+def test_what_is_slipped_in_after_the_migration_is_found(checker: Checker, sealed: ProofRepository, root: Db) -> None:
+    root["migrations"].insert_one({"_id": "0002_stamp_transactions"})
+    root["transactions"].insert_one({"_id": "tx_slipped_in"})
+    for number in range(3):
+        checker.tick()
+        root["transactions"].update_one({"_id": "tx_slipped_in"}, {"$set": {"number": number}})
+    told = [event["id"] for each in root["outbox"].find({"events.type": "chain.broken"}) for event in each["events"]]
+    assert told == ["tx_slipped_in"]

@@ -353,9 +353,10 @@ def test_a_schedule_that_nobody_foresaw_does_not_stop_the_others(world: World) -
 
 def test_the_schedules_of_a_user_who_leaves_end(world: World, managers: Managers) -> None:
     world.fund(10)
-    mine, other = world.add("FREQ=MINUTELY"), world.add(owner_id=unique("u"))
-    end: Callable[[Any], None] = lambda session: world.schedules.end_all(world.sender, world.now, session)  # noqa: E731
+    leaving = unique("u")
+    made = [world.add("FREQ=MINUTELY", owner_id=leaving), world.add("FREQ=MINUTELY", creator_id=leaving), world.add()]
+    end: Callable[[Any], None] = lambda session: world.schedules.end_all(leaving, world.now, session)  # noqa: E731
     managers.database_manager.transaction(end)
-    assert (world.stored(mine)["status"], world.stored(other)["status"]) == ("cancelled", "active")
+    assert [world.stored(each)["status"] for each in made] == ["cancelled", "cancelled", "active"]
     world.runner().tick()
     assert world.received == 1

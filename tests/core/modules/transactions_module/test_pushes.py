@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ class Listeners:
         self.got: list[tuple[str, str, dict[str, Any]]] = []
         self.asked: list[set[str]] = []
         self.down = False
+        self.emits = 0
 
     def users_online(self, user_ids: Collection[str]) -> set[str]:
         self.asked.append(set(user_ids))
@@ -30,8 +32,9 @@ class Listeners:
             raise Unavailable("Redis is away.")
         return self.online & set(user_ids)
 
-    def emit_to_user(self, user_id: str, event: str, data: dict[str, Any]) -> None:
-        self.got.append((user_id, event, data))
+    def emit_to_users(self, emits: Iterable[tuple[str, str, dict[str, Any]]]) -> None:
+        self.emits += 1
+        self.got.extend(emits)
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def test_the_owner_is_told_the_newest_state_once_and_each_transaction(store: Mem
     assert sockets.got[-1][2] == newest
     assert store.wallets["a"].version == 2
     assert [data["id"] for _, event, data in sockets.got if event == "transaction_posted"] == [t.id for t in store.transactions]
-    assert sockets.asked == [{"u_1", "u_2"}], "one question for all"
+    assert (sockets.asked, sockets.emits) == ([{"u_1", "u_2"}], 1), "one round trip for all"
 
 
 def test_each_side_of_a_transfer_sees_its_own_balance_only(commit: Callable[..., None]) -> None:
@@ -78,6 +81,17 @@ def test_nobody_is_told_who_is_not_there(commit: Callable[..., None]) -> None:
     pusher.tell()
     pusher.tell()
     assert (sockets.got, sockets.asked) == ([], [{"u_3"}])
+
+
+def test_of_a_commit_and_a_change_by_hand_the_newer_state_is_told(store: MemoryLedger, commit: Callable[..., None]) -> None:
+    sockets = Listeners("u_1")
+    pusher = Pusher(sockets)
+    for version, told in ((5, 5), (1, 2)):
+        commit(pusher, command(debit("a", 1)))
+        pusher.note(replace(store.wallets["a"], version=version, credit_limit=50))
+        pusher.tell()
+        assert sockets.got[-1][:2] == ("u_1", "wallet_updated")
+        assert sockets.got[-1][2]["version"] == told
 
 
 def test_a_refusal_is_not_told(commit: Callable[..., None]) -> None:

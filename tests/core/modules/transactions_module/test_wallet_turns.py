@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -8,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from core.modules.transactions_module.module import TransactionsModule
+from core.modules.transactions_module.posting_queue import NO_TURNS
 from core.modules.transactions_module.wallet_turns import WalletTurns
+from tests.support.polling import eventually
 
 
 class Worker:
@@ -99,3 +106,66 @@ def test_what_a_killed_worker_had_is_free(tmp_path: Path) -> None:
     killed.process.join()
     assert other.take(["a"])
     other.close()
+
+
+def test_a_worker_that_is_stopped_does_not_stop_the_others(tmp_path: Path) -> None:
+    stopped, other = Worker(tmp_path / "turns"), WalletTurns(tmp_path / "turns", patience=0.2)
+    assert stopped.take(["a"])
+    os.kill(stopped.process.pid or 0, signal.SIGSTOP)
+    try:
+        assert not other.take(["a", "b"])
+        assert other.take(["b"])
+        eventually(lambda: other.take(["a", "b"]), 5)
+        other.give_back(["a", "b"])
+        other.forget_others([])
+        assert other.take(["a"]), "it has waited once, and need not do so again"
+    finally:
+        os.kill(stopped.process.pid or 0, signal.SIGCONT)
+    assert stopped.take(["a"])
+    assert stopped.give_back(["a"]) is None
+    assert other.take(["a"])
+    assert not stopped.take(["a"]), "turns are taken again"
+    stopped.process.kill()
+    stopped.process.join()
+    other.close()
+
+
+def test_a_large_batch_that_waits_asks_first_for_what_was_not_free(workers: tuple[Worker, Worker, Worker]) -> None:
+    one, other, third = workers
+    assert one.take(["m"])
+    assert not other.take(["a", "m", "z"])
+    assert third.take(["a"]), "it was given back"
+    assert not other.take(["a", "m", "z"]), "for m, so that nobody is kept away from a"
+    third.give_back(["a"])
+    assert third.take(["a"])
+    third.give_back(["a"])
+    one.give_back(["m"])
+    assert other.take(["a", "m", "z"])
+    other.give_back(["a", "m", "z"])
+
+
+def test_where_there_are_no_locks_everybody_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lockf(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    turns = WalletTurns(tmp_path / "turns")
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    assert turns.take(["a", "b"])
+    turns.give_back(["a", "b"])
+    turns.close()
+
+
+def test_after_its_end_nobody_waits(tmp_path: Path) -> None:
+    turns = WalletTurns(tmp_path / "turns")
+    turns.close()
+    turns.close()
+    assert turns.take(["a"])
+    turns.give_back(["a"])
+
+
+def test_a_data_directory_that_cannot_be_written_does_not_stop_the_boot(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    module = TransactionsModule()
+    assert module._turns({"WORKERS": 2, "DATA_DIR": str(tmp_path / "file")}) is NO_TURNS
+    assert isinstance(module._turns({"WORKERS": 2, "DATA_DIR": str(tmp_path)}), WalletTurns)
+    module.dispose()

@@ -16,10 +16,11 @@ from core.modules.transactions_module.engine import PostingEngine
 from core.modules.transactions_module.ledger import REVENUE
 from core.modules.transactions_module.operations import Capture, PlaceHold
 from core.modules.transactions_module.repository import LedgerRepository
+from core.modules.wallet_module import notices as wallet_notices
 from core.modules.wallet_module.repository import WalletRepository
 from core.modules.wallet_module.service import new_wallet
 from core.modules.webhooks_module import events, outbox_repository, relay
-from core.outbox import OUTBOX, Notice
+from core.outbox import CHAIN_BROKEN, OUTBOX, Notice
 from tests.core.modules.webhooks_module.conftest import World, alert
 from tests.support.at_once import at_once
 from tests.support.client import unique
@@ -98,8 +99,9 @@ def test_records_are_told_as_they_were_when_it_happened(world: World) -> None:
 
 
 def test_every_type_that_somebody_writes_can_be_subscribed_to() -> None:
-    written = {value for name, value in vars(notices).items() if name.isupper() and isinstance(value, str) and "." in value}
-    assert written | {SCHEDULE_FAILED} == set(events.EVENT_TYPES)
+    names = [*vars(notices).items(), *vars(wallet_notices).items()]
+    written = {value for name, value in names if name.isupper() and isinstance(value, str) and "." in value}
+    assert written | {SCHEDULE_FAILED, CHAIN_BROKEN} == set(events.EVENT_TYPES)
 
 
 def test_a_document_with_many_events_is_told_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
