@@ -223,7 +223,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("SOCKET_MAX_BYTES", int, 65_536, "Largest message a socket may send.", minimum=1024),
     Setting("SOCKET_EVENTS_PER_SECOND", int, 20, "Events one socket may send a second (bursts of twice that).", minimum=1),
     Setting("SOCKET_USER_EVENTS_PER_SECOND", int, 60, "Events all sockets of a user at one worker may send a second.", minimum=1),
-    Setting("SOCKET_BUFFER_BYTES", int, 1_048_576, "Bytes that may wait for a slow reader before it is cut off.", minimum=65_536),
+    Setting("SOCKET_BUFFER_BYTES", int, 1_048_576, "Bytes that may wait for a slow reader before it is cut off.", minimum=1024),
     Setting("ROOM_MAX_MEMBERS", int, 1000, "Sockets that fit into one room.", minimum=1),
 )
 BY_KEY: dict[str, Setting] = {setting.key: setting for setting in SETTINGS}

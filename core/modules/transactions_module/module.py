@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.contracts import USER_DIRECTORY
 from core.lease import Lease
 from core.modules.base_module import BaseModule
 from core.modules.transactions_module.alert_service import AlertService
@@ -20,7 +21,6 @@ from core.modules.transactions_module.schemas import TransactionView
 from core.modules.transactions_module.service import TransactionService
 from core.modules.transactions_module.sweeper import Sweeper
 from core.modules.transactions_module.wallet_turns import WalletTurns
-from core.modules.wallet_module.module import USER_DIRECTORY
 from core.web.paging import Pager
 from core.web.routing import Route
 from utils.background import Ticker
