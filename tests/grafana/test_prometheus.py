@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ import requests
 from pymongo.database import Database
 
 from tests.grafana.test_dashboards import DOCUMENTS, panels
-from tests.support.app_server import AppServer
+from tests.support.app_server import ROOT, AppServer
 from tests.support.client import Client, unique
 from tests.support.fail_points import fail_point
 from tests.support.http_services import HttpServer
@@ -134,6 +136,12 @@ def test_every_panel_returns_data(world: World, name: str) -> None:
             if not world.watch.query(expression) and panel["title"] not in NEEDS_CALLS:
                 empty.append((panel["title"], expression))
     assert empty == []
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "runbooks").glob("Credit*.md")), ids=lambda page: page.stem)
+def test_every_query_of_a_runbook_is_understood(world: World, page: Path) -> None:
+    for query in re.findall(r"'query=(.+?)'", page.read_text()):
+        world.watch.query(query)
 
 
 @pytest.mark.usefixtures("load")

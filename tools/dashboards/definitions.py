@@ -23,6 +23,7 @@ DASHBOARDS = (
                     "Requests by route",
                     "reqps",
                     {"{{method}} {{route}}": rate("credit_http_requests_total", "method, route", 'route=~"$route"')},
+                    narrows="route",
                 ),
                 Panel("Answers by status", "reqps", {"{{status}}": rate("credit_http_requests_total", "status", 'route=~"$route"')}),
                 Panel(
@@ -36,6 +37,7 @@ DASHBOARDS = (
                     "p95 by route",
                     "s",
                     {"{{method}} {{route}}": quantile(0.95, "credit_http_request_duration_seconds", "method, route", 'route=~"$route"')},
+                    narrows="route",
                 ),
                 Panel(
                     "Share of errors, and what the month may have",

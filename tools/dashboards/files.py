@@ -60,7 +60,7 @@ def _panels(dashboard: Dashboard) -> Iterator[dict[str, Any]]:
         for panel in panels:
             if left + panel.width > _COLUMNS:
                 left, top = 0, top + panel.height
-            yield {"id": number, **_panel(panel), "gridPos": _place(left, top, panel.width, panel.height)}
+            yield {"id": number, **_panel(panel, dashboard.key), "gridPos": _place(left, top, panel.width, panel.height)}
             number, left = number + 1, left + panel.width
         top += panels[-1].height
 
@@ -69,7 +69,7 @@ def _place(left: int, top: int, width: int, height: int) -> dict[str, int]:
     return {"x": left, "y": top, "w": width, "h": height}
 
 
-def _panel(panel: Panel) -> dict[str, Any]:
+def _panel(panel: Panel, key: str) -> dict[str, Any]:
     leads_to = {"title": f"More: {panel.leads_to}", "url": f"/d/credit-{panel.leads_to}?${{__url_time_range}}"}
     return {
         "type": panel.kind,
@@ -81,13 +81,16 @@ def _panel(panel: Panel) -> dict[str, Any]:
             {"refId": chr(ord("A") + place), "datasource": _SOURCE, "expr": query, "legendFormat": legend or "__auto", "range": True}
             for place, (legend, query) in enumerate(panel.queries.items())
         ],
-        "fieldConfig": {"defaults": _defaults(panel), "overrides": []},
+        "fieldConfig": {"defaults": _defaults(panel, key), "overrides": []},
         "options": _OPTIONS[panel.kind],
     }
 
 
-def _defaults(panel: Panel) -> dict[str, Any]:
+def _defaults(panel: Panel, key: str) -> dict[str, Any]:
     defaults: dict[str, Any] = {"unit": panel.unit, "thresholds": {"mode": "absolute", "steps": _steps(panel)}}
+    if panel.narrows:
+        chosen = f"/d/credit-{key}?var-{panel.narrows}=${{__field.labels.{panel.narrows}}}&${{__url_time_range}}"
+        defaults["links"] = [{"title": f"Only this {panel.narrows}", "url": chosen, "targetBlank": False}]
     if panel.kind == "timeseries":
         defaults |= {"min": 0, "custom": {"lineWidth": 1, "fillOpacity": 10, "showPoints": "never", "spanNulls": True}}
     return defaults

@@ -17,7 +17,10 @@ RATE = "$__rate_interval"
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel. `leads_to`: the dashboard that has more of it; `bad`: from which value on it is red (below it, when `low_is_bad`)."""
+    """One panel. `leads_to`: the dashboard that has more of it; `bad`: from which value on it is red (below it, when `low_is_bad`).
+
+    `narrows`: the label that a click on a series chooses in this dashboard's variable of that name.
+    """
 
     title: str
     unit: str
@@ -29,6 +32,7 @@ class Panel:
     bad: float | None = None
     low_is_bad: bool = False
     description: str = ""
+    narrows: str = ""
 
 
 @dataclass(frozen=True)
