@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Figures = Mapping[str, Any]
 
+# What a count may take, in which no request waits for it.
+COUNT_SECONDS = 60.0
 _COLLECTION = "settings"
 # Leases that outlive some ticks keep the work where it is.
 _LEASE_TICKS, _LEASE_LEAST_SECONDS = 3, 30.0
@@ -67,8 +69,11 @@ class Census:
 
     def _take(self) -> None:
         began = time.monotonic()
-        figures = dict(self._count())
-        self._next = time.monotonic() + _REST * (time.monotonic() - began)
+        try:
+            figures = dict(self._count())
+        finally:
+            # Also after one that took too long.
+            self._next = time.monotonic() + _REST * (time.monotonic() - began)
         change = {"$set": {"figures": figures}, "$currentDate": {"at": True}}
         self._database.on_collection(_COLLECTION, lambda settings: settings.update_one({"_id": self._name}, change, upsert=True))
 

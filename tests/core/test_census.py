@@ -12,6 +12,7 @@ from core.managers.database_manager import DatabaseManager
 from tests.support.client import unique
 from tests.support.in_process import Managers
 from tests.support.polling import eventually
+from tools.error_handling.errors import Unavailable
 
 Maker = Callable[[], "Counted"]
 
@@ -21,11 +22,14 @@ class Counted:
 
     def __init__(self, database: DatabaseManager, name: str) -> None:
         self.counts = 0
+        self.fails = False
         self.shown: list[Any] = []
         self.census = Census(database, name, 0.5, self._count, lambda figures: self.shown.append(figures["number"]))
 
     def _count(self) -> dict[str, Any]:
         self.counts += 1
+        if self.fails:
+            raise Unavailable("not now")
         return {"number": self.counts}
 
 
@@ -62,6 +66,18 @@ def test_another_goes_on_when_the_one_has_stopped(make: Maker) -> None:
     first.census.stop()
     second.census.tick()
     assert second.counts == 1
+
+
+def test_what_was_counted_last_is_told_until_a_count_works_again(make: Maker) -> None:
+    one = make()
+    one.census.tick()
+    one.fails = True
+    with pytest.raises(Unavailable):
+        one.census.tick()
+    one.fails = False
+    one.census._next = 0
+    one.census.tick()
+    assert one.shown == [1, 3]
 
 
 def test_it_repeats_until_it_is_stopped(make: Maker) -> None:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pymongo.client_session import ClientSession
 from pymongo.errors import DuplicateKeyError
 
+from core.census import COUNT_SECONDS
+from core.contracts import READ_ONLY
+
 if TYPE_CHECKING:
     from core.managers.database_manager import DatabaseManager
 
@@ -77,7 +80,8 @@ class WalletRepository:
             {"$sort": {"wallets": -1}},
             {"$limit": assets},
         ]
-        return self._database.on_collection(_COLLECTION, lambda wallets: list(wallets.aggregate(pipeline)))
+        with self._database.errors(COUNT_SECONDS):
+            return list(self._database.collection(_COLLECTION, READ_ONLY).aggregate(pipeline))
 
     def save_many(self, changes: Iterable[tuple[str, int, dict[str, Any]]], session: ClientSession) -> int:
         """Write `(id, version that was read, fields)`; how many were still at that version."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pymongo.client_session import ClientSession
 from pymongo.errors import DuplicateKeyError
 
+from core.census import COUNT_SECONDS
 from core.contracts import FieldRules
 from plugins.main_plugin.modules.connection_api import errors
 from plugins.main_plugin.modules.connection_api.identities import compared_email, compared_username
@@ -125,7 +126,8 @@ class ConnectionRepository:
 
     def count_sessions(self, now: datetime) -> int:
         """How many live."""
-        return self._database.on_collection(_SESSIONS, lambda sessions: sessions.count_documents(_alive(now)))
+        with self._database.errors(COUNT_SECONDS):
+            return self._database.collection(_SESSIONS).count_documents(_alive(now))
 
     def count_users_since(self, since: datetime) -> int:
         """How many users opened or refreshed a session since then."""
@@ -134,7 +136,8 @@ class ConnectionRepository:
             {"$group": {"_id": "$user_id"}},
             {"$count": "users"},
         ]
-        found = self._database.on_collection(_SESSIONS, lambda sessions: list(sessions.aggregate(pipeline)))
+        with self._database.errors(COUNT_SECONDS):
+            found = list(self._database.collection(_SESSIONS).aggregate(pipeline))
         return int(found[0]["users"]) if found else 0
 
     def owns_session(self, user_id: str, session_id: str) -> bool:
