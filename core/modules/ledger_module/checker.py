@@ -56,6 +56,7 @@ class Checker(Leased):
             self._round = verification, verification.steps(), epoch
         if self._round is not None:
             self._go_on(*self._round)
+        metrics.note_run("ledger-checker")
 
     def failed(self, error: Exception) -> None:
         """Note that a tick went wrong; the round begins anew."""

@@ -83,6 +83,7 @@ class Runner(Leased):
         except Unavailable:
             self._rest()
             raise
+        metrics.note_run("schedules")
         return total
 
     def _work(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
+from core import metrics
 from core.leased import Leased
 from core.modules.transactions_module.commands import Command, Verdict
 from core.modules.transactions_module.operations import Actor, Tidy
@@ -52,6 +53,7 @@ class Sweeper(Leased):
             total += len(due)
             if len(due) < _WALLETS_AT_ONCE:
                 break
+        metrics.note_run("ledger-sweeper")
         return total
 
     def _tidy(self, wallet_ids: tuple[str, ...]) -> Verdict:

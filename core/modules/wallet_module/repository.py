@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pymongo.client_session import ClientSession
 from pymongo.errors import DuplicateKeyError
 
+from core.census import COUNT_SECONDS
+from core.contracts import READ_ONLY
 from core.outbox import OUTBOX, Notice, outbox_row
 from utils.clock import utc_now
 
@@ -92,6 +94,17 @@ class WalletRepository:
         # All in one answer: the server's usual first batch of 101 would cost a second round trip.
         found = self._database.collection(_COLLECTION).find({"_id": {"$in": ids}}, session=session, batch_size=len(ids) + 1)
         return list(found)
+
+    def sums(self, assets: int) -> list[dict[str, Any]]:
+        """`{_id: asset, wallets, settled, held}` over all wallets that hold something or owe it, of the largest `assets` assets."""
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {"$or": [{"settled": {"$ne": 0}}, {"held": {"$ne": 0}}]}},
+            {"$group": {"_id": "$asset", "wallets": {"$sum": 1}, "settled": {"$sum": "$settled"}, "held": {"$sum": "$held"}}},
+            {"$sort": {"wallets": -1}},
+            {"$limit": assets},
+        ]
+        with self._database.errors(COUNT_SECONDS):
+            return list(self._database.collection(_COLLECTION, READ_ONLY).aggregate(pipeline))
 
     def save_many(self, changes: Iterable[tuple[str, int, dict[str, Any]]], session: ClientSession) -> int:
         """Write `(id, version that was read, fields)`; how many were still at that version."""

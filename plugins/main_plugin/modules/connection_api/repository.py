@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pymongo.client_session import ClientSession
 from pymongo.errors import DuplicateKeyError
 
+from core.census import COUNT_SECONDS
 from core.contracts import FieldRules
 from plugins.main_plugin.modules.connection_api import errors
 from plugins.main_plugin.modules.connection_api.identities import compared_email, compared_username
@@ -122,6 +123,22 @@ class ConnectionRepository:
         """Some of the living sessions of a user, without `keep`; empty when there are none left."""
         query = {"user_id": user_id, "_id": {"$ne": keep}, **_alive(now)}
         return [row["_id"] for row in self._database.find_many(_SESSIONS, query, limit=_SESSIONS_AT_ONCE, projection=("_id",))]
+
+    def count_sessions(self, now: datetime) -> int:
+        """How many live."""
+        with self._database.errors(COUNT_SECONDS):
+            return self._database.collection(_SESSIONS).count_documents(_alive(now))
+
+    def count_users_since(self, since: datetime) -> int:
+        """How many users opened or refreshed a session since then."""
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {"last_used_at": {"$gte": since}}},
+            {"$group": {"_id": "$user_id"}},
+            {"$count": "users"},
+        ]
+        with self._database.errors(COUNT_SECONDS):
+            found = list(self._database.collection(_SESSIONS).aggregate(pipeline))
+        return int(found[0]["users"]) if found else 0
 
     def owns_session(self, user_id: str, session_id: str) -> bool:
         """Whether the session, living or ended, is that user's."""
