@@ -1,4 +1,4 @@
-"""`python -m bench [--quick] [--only engine|http|memory|chain]`: starts real servers, measures both sides, prints a table."""
+"""`python -m bench [--quick] [--only PART]`: starts real servers, measures both sides, prints a table."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ from bench.chain import measure_chain
 from bench.comparison import QUICK, Effort
 from bench.engine import compare_engines
 from bench.http_bench import compare_apps
+from bench.medici_bench import compare_with_medici
+from bench.overload import measure_overload
 from bench.result import BenchBroken
+from bench.size import compare_sizes
+from bench.sockets import compare_sockets
+from bench.workers import compare_workers
 from tools.local_stack import LocalStack, ServerFailed
 from tools.local_stack.replica_set import ROOT_USER
 
-PARTS = ("memory", "http", "chain", "engine")
+PARTS = ("memory", "http", "sockets", "chain", "engine", "medici", "workers", "overload", "size")
 RESULTS = Path(__file__).with_name("results.json")
 
 
@@ -60,10 +65,20 @@ def _rows(folder: Path, parts: set[str], effort: Effort, environ: Mapping[str, s
     """The apps are stopped before the engines run: an idle server still takes a little of two cores."""
     if parts & {"memory", "http"}:
         yield from compare_apps(environ, folder / "apps", effort, "http" in parts, "memory" in parts)
+    if "sockets" in parts:
+        yield from compare_sockets(environ, folder / "sockets", effort)
     if "chain" in parts:
         yield from measure_chain(environ, folder / "chain", effort)
     if "engine" in parts:
         yield from compare_engines(environ, effort)
+    if "medici" in parts:
+        yield from compare_with_medici(environ, effort)
+    if "workers" in parts:
+        yield from compare_workers(environ, folder / "workers", effort)
+    if "overload" in parts:
+        yield from measure_overload(environ, effort)
+    if "size" in parts:
+        yield from compare_sizes(folder / "size", _environ, effort)
 
 
 def _environ(folder: Path, stack: LocalStack) -> dict[str, str]:

@@ -44,7 +44,8 @@ class Door:
         answer = requests.request(method, self.url + path, json=body, headers=headers, timeout=30)
         if not answer.ok:
             raise BenchBroken(f"{method} {path} answered {answer.status_code}: {answer.text[:300]}")
-        return answer.json()
+        found: dict[str, Any] = answer.json()
+        return found
 
 
 def our_accounts(url: str, secrets_dir: Path, payers: int, payees: int) -> Accounts:
@@ -74,7 +75,8 @@ def _names(kind: str, count: int) -> list[str]:
 
 def _admin_token(door: Door, secrets_dir: Path) -> str:
     login, password = ((secrets_dir / name).read_text().strip() for name in ("admin_email", "admin_password"))
-    return door.post("/auth/login", {"login": login, "password": password})["access_token"]
+    token: str = door.post("/auth/login", {"login": login, "password": password})["access_token"]
+    return token
 
 
 def _register(door: Door, name: str) -> tuple[str, str]:

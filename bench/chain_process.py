@@ -101,11 +101,12 @@ def _caller(app: Flask, token: str) -> Callable[[], None]:
         base["HTTP_AUTHORIZATION"] = f"Bearer {token}"
     statuses: list[str] = []
 
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         statuses.append(status)
+        return io.BytesIO().write
 
     def call() -> None:
-        answer = app.wsgi_app({**base, "wsgi.input": io.BytesIO()}, start_response)
+        answer: Any = app.wsgi_app({**base, "wsgi.input": io.BytesIO()}, start_response)
         b"".join(answer)
         answer.close()
         if statuses.pop() != "200 OK":
@@ -114,7 +115,7 @@ def _caller(app: Flask, token: str) -> Callable[[], None]:
     return call
 
 
-def _cpu(call: Callable[[], None], times: int) -> float:
+def _cpu(call: Callable[[], object], times: int) -> float:
     """Microseconds of this thread's CPU a call: time that it waits for Redis does not count."""
     began = time.thread_time()
     for _ in range(times):

@@ -67,6 +67,43 @@ class Comparison:
         return {"name": self.name, "unit": "1/s", **summary, "met": self.met, "rounds": rounds}
 
 
+@dataclass(frozen=True)
+class Tail:
+    """The slowest calls of the same rounds: the target is the largest share of the other side's p99 that ours may take."""
+
+    comparison: Comparison
+    target: float
+
+    @property
+    def ours(self) -> float:
+        """Median p99 of our side, milliseconds."""
+        return median(ours.p99_ms for ours, _ in self.comparison.rounds)
+
+    @property
+    def theirs(self) -> float:
+        """Median p99 of the other side, milliseconds."""
+        return median(theirs.p99_ms for _, theirs in self.comparison.rounds)
+
+    @property
+    def ratio(self) -> float:
+        """Median of each round's own ratio."""
+        return median(ours.p99_ms / theirs.p99_ms for ours, theirs in self.comparison.rounds)
+
+    @property
+    def met(self) -> bool:
+        return self.ratio <= self.target
+
+    def row(self) -> list[str]:
+        """The cells of the printed table."""
+        cells = ["  its p99", f"{self.ours:,.0f} ms", f"{self.theirs:,.0f} ms", f"{self.ratio:.2f}x"]
+        return [*cells, f"<= {self.target:.2f}x", "yes" if self.met else "NO"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary for results.json; the rounds are those of the comparison."""
+        summary = {"ours": self.ours, "theirs": self.theirs, "ratio": self.ratio, "target": self.target}
+        return {"name": f"{self.comparison.name}: p99", "unit": "ms", **summary, "met": self.met}
+
+
 def interleave(name: str, target: float, ours: Run, theirs: Run, effort: Effort) -> Comparison:
     """Run ours, theirs, ours, theirs ...; raises BenchBroken at the first run with errors."""
     rounds = []

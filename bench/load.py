@@ -16,7 +16,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import repeat
@@ -26,6 +26,7 @@ from bench.result import BenchBroken, Result, summarize
 
 CONNECT_PAUSE = 0.005  # in one burst, a greedy worker would accept nearly all of them
 SILENCE_LIMIT = 10.0  # seconds without any answer after which the server counts as hung
+BATCH_SIZE, BATCH_BODIES = 100, 64
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -33,7 +34,8 @@ CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 class LoadSpec:
     """One connection for each token, which all send requests of `kind` to `path`.
 
-    `get` repeats one request; `transfer` posts with a fresh Idempotency-Key to a random one of `destinations`.
+    `get` repeats one request; `transfer` posts with a fresh Idempotency-Key to a random one of `destinations`, `batch` to
+    BATCH_SIZE of them, all or none.
     """
 
     port: int
@@ -70,11 +72,19 @@ def get_requests(spec: LoadSpec, token: str) -> Iterator[bytes]:
 
 def transfer_requests(spec: LoadSpec, token: str) -> Iterator[bytes]:
     """Transfers of 1 with fresh keys; everything but the key is rendered ahead."""
+    return _posts(spec, token, _transfer_tails(tuple(spec.destinations)))
+
+
+def batch_requests(spec: LoadSpec, token: str) -> Iterator[bytes]:
+    """The same in batches."""
+    return _posts(spec, token, _batch_tails(tuple(spec.destinations)))
+
+
+def _posts(spec: LoadSpec, token: str, tails: list[bytes]) -> Iterator[bytes]:
     head = (
         f"POST {spec.path} HTTP/1.1\r\nHost: {spec.host}\r\nAuthorization: Bearer {token}\r\n"
         "Content-Type: application/json\r\nIdempotency-Key: "
     ).encode()
-    tails = _transfer_tails(tuple(spec.destinations))
     head += uuid.uuid4().hex[:20].encode()
     number, count, pick = 0, len(tails), random.random
     while True:
@@ -85,11 +95,23 @@ def transfer_requests(spec: LoadSpec, token: str) -> Iterator[bytes]:
 @cache
 def _transfer_tails(destinations: tuple[str, ...]) -> list[bytes]:
     """What follows the key, for each destination; rendered once for all connections."""
-    bodies = [json.dumps({"destination": destination, "amount": 1}).encode() for destination in destinations]
-    return [b"\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body) for body in bodies]
+    return _tails({"destination": destination, "amount": 1} for destination in destinations)
 
 
-KINDS = {"get": get_requests, "transfer": transfer_requests}
+@cache
+def _batch_tails(destinations: tuple[str, ...]) -> list[bytes]:
+    """The same for batches, each to a random choice of destinations."""
+    chosen = (random.choices(destinations, k=BATCH_SIZE) for _ in range(BATCH_BODIES))
+    items = ([{"op": "transfer", "destination": destination, "amount": 1} for destination in each] for each in chosen)
+    return _tails({"atomic": True, "items": each} for each in items)
+
+
+def _tails(bodies: Iterable[object]) -> list[bytes]:
+    texts = [json.dumps(body).encode() for body in bodies]
+    return [b"\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text) for text in texts]
+
+
+KINDS = {"get": get_requests, "transfer": transfer_requests, "batch": batch_requests}
 
 
 class Connection:

@@ -19,7 +19,8 @@ IDENTIFIER_TYPES = (IP, USER, API_KEY)
 FIXED, SLIDING, BUCKET = "fixed", "sliding", "bucket"
 # The service that knows the API keys (a KeyVerifier), registered by whoever keeps the users.
 API_KEYS = "api_keys"
-# The service that knows the users' names: `username_of(user_id)`, and more for modules.
+# The service that knows the users, registered by whoever keeps them: `find_user_ids(usernames) -> {username: id}`,
+# `is_active(user_id)`, `find_active_roles(user_ids) -> {id: role}` and `username_of(user_id)`.
 USER_DIRECTORY = "user_directory"
 
 

@@ -70,6 +70,20 @@ AUDIT_UNSEALED = Gauge(
     "credit_audit_unsealed_rows", "Audit rows that wait for their seal, counted up to 10000.", multiprocess_mode="mostrecent"
 )
 AUDIT_LAST_SEALED = Gauge("credit_audit_last_sealed_timestamp_seconds", "When the last seal was made.", multiprocess_mode="mostrecent")
+LEDGER_CHAIN_OK = Gauge("credit_ledger_chain_ok", "1 while nothing is found wrong with the ledger, else 0.", multiprocess_mode="mostrecent")
+LEDGER_UNSEALED = Gauge(
+    "credit_ledger_unsealed_rows", "Transactions that wait for their seal, counted up to 10000.", multiprocess_mode="mostrecent"
+)
+LEDGER_LAST_SEALED = Gauge("credit_ledger_last_sealed_timestamp_seconds", "When the last seal was made.", multiprocess_mode="mostrecent")
+LEDGER_IMBALANCE = Gauge(
+    "credit_ledger_imbalance",
+    "Sum of all accounts of an asset; 0 when all is well.",
+    ("asset",),
+    multiprocess_mode="mostrecent",
+)
+LEDGER_LAST_VERIFIED = Gauge(
+    "credit_ledger_last_verified_timestamp_seconds", "When the last whole verification began.", multiprocess_mode="mostrecent"
+)
 
 SERVICE_CALLS = Counter("credit_service_calls_total", "Calls to external services.", ("service", "kind", "outcome"))
 SERVICE_SECONDS = Histogram(

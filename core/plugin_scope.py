@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -285,6 +285,13 @@ class PluginSockets(View):
         """As the websocket manager's; the name is `<plugin>:<event>`."""
         self._scope.check_name("socket event", event, ":")
         self._real.emit_to_user(user_id, event, data)
+
+    def emit_to_users(self, emits: Iterable[tuple[str, str, dict[str, Any]]]) -> None:
+        """As the websocket manager's; the names are `<plugin>:<event>`."""
+        listed = list(emits)
+        for _, event, _ in listed:
+            self._scope.check_name("socket event", event, ":")
+        self._real.emit_to_users(listed)
 
 
 class PluginServices(View):

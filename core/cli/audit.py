@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from core.audit_chain import Report
+from core.chain import Report
 from core.cli.booted import booted
 from core.cli.progress import Bar
 from tools.error_handling.errors import AppError

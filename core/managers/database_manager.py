@@ -16,9 +16,9 @@ from pymongo.read_concern import ReadConcern
 from pymongo.results import DeleteResult, UpdateResult
 from pymongo.write_concern import WriteConcern
 
-from core.audit import audit_entry
-from core.audit_chain import Report
-from core.audit_sealer import AuditSealer
+from core.audit import AUDIT, audit_entry
+from core.chain import Report
+from core.chain_sealer import ChainSealer
 from core.contracts import ADMIN, READ_ONLY, READ_WRITE, FieldRules
 from core.lease import LeaseLost
 from core.managers.base import BootError, Manager
@@ -67,7 +67,7 @@ class DatabaseManager(Manager):
         # The first one waits for all of them.
         for role, seconds in ((READ_WRITE, config["MONGODB_CONNECT_SECONDS"]), (ADMIN, 0.0), (READ_ONLY, 0.0)):
             self._roles[role].wait_until_usable(seconds)
-        self._sealer = AuditSealer(self, config["AUDIT_SEAL_DELAY"])
+        self._sealer = ChainSealer(self, AUDIT, delay=config["AUDIT_SEAL_DELAY"])
         self._ticker = Ticker("database", config["AUDIT_SEAL_SECONDS"], self._tick, self._tick_failed)
         self._ticker.start()
         self.initialized = True
@@ -213,7 +213,7 @@ class DatabaseManager(Manager):
     # The audit log
 
     def verify_audit(self, progress: Callable[[int, int], None] | None = None, anchor: str = "") -> Report:
-        """Compare the audit log with its seals: names rows that were changed, deleted or inserted since. See AuditChain.verify."""
+        """Compare the audit log with its seals: names rows that were changed, deleted or inserted since. See Chain.verify."""
         return self._sealer.chain.verify(progress, anchor)
 
     # Below the operations
@@ -269,6 +269,12 @@ class DatabaseManager(Manager):
                 changed = self._changed.pop(id(session), None)
                 if changed:
                     self._forget_cached(changed)
+
+    @contextmanager
+    def snapshot(self, role: str = READ_ONLY) -> Iterator[ClientSession]:
+        """A session whose reads all see one moment, which the server remembers for some minutes."""
+        with self._roles[role].client.start_session(snapshot=True) as session:
+            yield session
 
     def _database_of(self, collection: str, role: str = READ_WRITE) -> Database[Document]:
         client = self._roles[role]

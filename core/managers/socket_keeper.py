@@ -74,6 +74,9 @@ class SocketKeeper:
         except Unavailable:
             self._unforgotten += gone
             raise
+        for connection in self._table.doubtful():
+            self._board.changed(connection.doubtful)
+            self._registry.settle(connection)
         for worker in pulse.dead:
             self._board.changed(self._registry.sweep(worker))
         metrics.SOCKET_ROOMS.set(self._table.room_count())

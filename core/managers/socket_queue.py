@@ -15,6 +15,7 @@ from socketio.manager import Manager
 from socketio.pubsub_manager import PubSubManager
 
 from core import metrics
+from tools.error_handling.errors import Unavailable
 from tools.logger.custom_logger import custom_log, log_exception
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ class SocketQueue(PubSubManager):
         self._stop.set()
         listener, self._listener = self._listener, None
         if listener is not None:
+            with suppress(Unavailable):
+                # It need not wait any longer for somebody to say something.
+                self._publish({"method": "stop"})
             listener.join(2 * _LISTEN_SECONDS)
 
     def initialize(self) -> None:
@@ -129,7 +133,9 @@ class SocketQueue(PubSubManager):
 
     def _listen_once(self, first: bool) -> None:
         """Subscribe, and hear what comes until the link breaks."""
-        client = redis.Redis.from_url(self._url, **{**self._redis.connection_options(), "max_connections": 2})
+        # Nobody waits for this link: a message that arrives in pieces may take its time.
+        options = {**self._redis.connection_options(), "max_connections": 2, "socket_timeout": _SILENCE_SECONDS}
+        client = redis.Redis.from_url(self._url, **options)
         try:
             with client.pubsub() as link:
                 link.subscribe(_CHANNEL)

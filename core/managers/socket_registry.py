@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from core.managers import socket_scripts as scripts
 from core.managers.redis_sealing import Unreadable
 from core.web.socket_events import Connection
+from tools.error_handling.errors import Unavailable
+from utils.batching import Batcher
 
 if TYPE_CHECKING:
     from core.managers.redis_manager import RedisManager
@@ -50,10 +53,13 @@ class Pulse:
 class SocketRegistry:
     """One worker's hold on it. Every method is one round trip (more for thousands of sockets) and raises Unavailable."""
 
-    def __init__(self, redis: RedisManager, worker: str) -> None:
+    def __init__(self, redis: RedisManager, worker: str, room_size: int) -> None:
+        """`room_size`: how many sockets fit into a room."""
         self._redis = redis
+        self._room_size = room_size
         self._worker = worker
         self._cards: dict[str, list[Any]] = {}
+        self._joins: Batcher[tuple[str, str], int] = Batcher(self._join_all, _AT_ONCE)
 
     # Sockets
 
@@ -66,7 +72,8 @@ class SocketRegistry:
     def forget(self, connections: Iterable[Connection]) -> None:
         """Take sockets of this worker out, and out of all their rooms."""
         for chunk in _chunks(connections):
-            entries = ((c.sid, self._user(c.principal.user_id), len(c.rooms), *c.rooms) for c in chunk)
+            rooms = {c.sid: {*c.rooms, *c.doubtful} for c in chunk}
+            entries = ((c.sid, self._user(c.principal.user_id), len(rooms[c.sid]), *rooms[c.sid]) for c in chunk)
             self._redis.run_script(scripts.FORGET, [], [self._worker, *(value for entry in entries for value in entry)])
 
     def users_online(self, user_ids: Collection[str]) -> set[str]:
@@ -79,14 +86,30 @@ class SocketRegistry:
 
     # Rooms
 
-    def join(self, room: str, sid: str, limit: int) -> int | None:
-        """Put a socket into a room that has fewer than `limit` others: the size then, or None when it is full."""
-        size: int = self._redis.run_script(scripts.JOIN, [], [self._worker, room, sid, limit])
+    def join(self, room: str, connection: Connection) -> int | None:
+        """Put a socket into a room that is not full: the size then, or None. Those who join at the same time do it together."""
+        with _doubt(connection, room):
+            size = self._joins.call((room, connection.sid))
         return None if size < 0 else size
 
-    def leave(self, room: str, sid: str) -> bool:
+    def leave(self, room: str, connection: Connection) -> bool:
         """Take a socket out of a room; whether it was in."""
-        return bool(self._redis.run_script(scripts.LEAVE, [], [self._worker, room, sid]))
+        with _doubt(connection, room):
+            return bool(self._redis.run_script(scripts.LEAVE, [], [self._worker, room, connection.sid]))
+
+    def settle(self, connection: Connection) -> None:
+        """Have Redis think of the doubtful rooms of a socket as we do."""
+        for room in list(connection.doubtful):
+            if room in connection.rooms:
+                self.rejoin([connection])
+            else:
+                self.leave(room, connection)
+            connection.doubtful.discard(room)
+
+    def _join_all(self, joins: list[tuple[str, str]]) -> list[int]:
+        args = [self._worker, self._room_size, *(value for join in joins for value in join)]
+        sizes: list[int] = self._redis.run_script(scripts.JOIN, [], args)
+        return sizes
 
     def rejoin(self, connections: Iterable[Connection]) -> None:
         """Put sockets of this worker back into their rooms, after Redis has lost them."""
@@ -147,6 +170,16 @@ class SocketRegistry:
                 self._cards.clear()
             self._cards[sid] = card
         return Member(card[0], card[1], since)
+
+
+@contextmanager
+def _doubt(connection: Connection, room: str) -> Iterator[None]:
+    """What Redis did not answer in time may be carried out all the same, when it goes on."""
+    try:
+        yield
+    except Unavailable:
+        connection.doubtful.add(room)
+        raise
 
 
 def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -45,12 +45,12 @@ class RoomEvents:
         _refuse_reserved(room)
         if len(connection.rooms) >= _ROOMS_PER_SOCKET and room not in connection.rooms:
             raise Conflict("This socket is in too many rooms.", code="too-many-rooms", limit=_ROOMS_PER_SOCKET)
-        size = self._registry.join(room, connection.sid, self._room_size)
+        size = self._registry.join(room, connection)
         if size is None:
             raise Conflict("The room is full.", code="room-full", limit=self._room_size)
         if connection.ended is not None:
             # It went while we asked: nobody would take it out again.
-            self._registry.leave(room, connection.sid)
+            self._registry.leave(room, connection)
             raise Unauthenticated("This socket has ended.", code=connection.ended)
         self._queue.enter_room(connection.sid, "/", room)
         if room not in connection.rooms:
@@ -63,7 +63,7 @@ class RoomEvents:
     def _leave(self, connection: Connection, body: RoomBody) -> dict[str, Any]:
         room = body.room
         _refuse_reserved(room)
-        if self._registry.leave(room, connection.sid):
+        if self._registry.leave(room, connection):
             self._board.changed([room])
         self._queue.leave_room(connection.sid, "/", room)
         connection.rooms.pop(room, None)

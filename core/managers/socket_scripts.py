@@ -82,23 +82,34 @@ end
 """
 )
 
-# Check and join in one step, so that of many who race for the last place one gets it. ARGV: worker, room, socket, limit.
-# Answer: the size, or -1 when it is full.
+# Check and join in one step, so that of many who race for the last place one gets it. ARGV: worker, limit, then room and
+# socket of each. Answer: for each the size, or -1 when it is full.
 JOIN = (
     _LIVING
     + """
-local worker, room, socket = ARGV[1], 'room:' .. ARGV[2], ARGV[3]
-local size = 0
-for _, other in ipairs(redis.call('SMEMBERS', room)) do
-  if other == worker or lives(other) then size = size + redis.call('HLEN', room .. '/' .. other) end
+local worker, limit = ARGV[1], tonumber(ARGV[2])
+local sizes = {}
+local function size_of(room)
+  local size = 0
+  for _, other in ipairs(redis.call('SMEMBERS', 'room:' .. room)) do
+    if other == worker or lives(other) then size = size + redis.call('HLEN', 'room:' .. room .. '/' .. other) end
+  end
+  return size
 end
-local members = room .. '/' .. worker
-if redis.call('HEXISTS', members, socket) == 1 then return size end
-if size >= tonumber(ARGV[4]) then return -1 end
-redis.call('HSET', members, socket, now)
-redis.call('SADD', room, worker)
-redis.call('SADD', 'sockets:' .. worker .. ':rooms', ARGV[2])
-return size + 1
+local function join(room, socket)
+  local members = 'room:' .. room .. '/' .. worker
+  sizes[room] = sizes[room] or size_of(room)
+  if redis.call('HEXISTS', members, socket) == 1 then return sizes[room] end
+  if sizes[room] >= limit then return -1 end
+  redis.call('HSET', members, socket, now)
+  redis.call('SADD', 'room:' .. room, worker)
+  redis.call('SADD', 'sockets:' .. worker .. ':rooms', room)
+  sizes[room] = sizes[room] + 1
+  return sizes[room]
+end
+local answer = {}
+for i = 3, #ARGV, 2 do answer[#answer + 1] = join(ARGV[i], ARGV[i + 1]) end
+return answer
 """
 )
 

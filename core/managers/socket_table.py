@@ -31,8 +31,8 @@ class SocketTable:
     def all(self) -> list[Connection]:
         return list(self._by_id.values())
 
-    def get(self, sid: str) -> Connection | None:
-        return self._by_id.get(sid)
+    def get(self, sid: str | None) -> Connection | None:
+        return None if sid is None else self._by_id.get(sid)
 
     def open(self, sid: str, principal: Principal, expires_at: float, address: str) -> Connection:
         """Enter a socket, before it is asked whether its session lives: from now on an end of the session finds it."""
@@ -72,6 +72,9 @@ class SocketTable:
     def expired(self) -> list[Connection]:
         now = time.time()
         return [connection for connection in self._by_id.values() if connection.expires_at <= now]
+
+    def doubtful(self) -> list[Connection]:
+        return [connection for connection in self._by_id.values() if connection.doubtful]
 
     def link_ids(self) -> set[str | None]:
         """The Engine.IO sockets below those that are signed in."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from flask import Flask, Request
 from flask_socketio import SocketIO
+from socketio import Namespace
 from socketio.exceptions import ConnectionRefusedError as Refused
 
 from core import context, metrics
@@ -35,6 +37,9 @@ _END_SESSIONS = "end_sessions"
 # Somebody who is refused all the time is read more slowly.
 _REFUSED_SECONDS = 0.01
 _RETRY_AFTER = 1
+# Binary parts that a packet announces are kept until all of them are there.
+_ATTACHMENTS = re.compile(r"[56](\d+)-")
+_MOST_ATTACHMENTS = 8
 # How long a client may take to read our goodbye.
 _GOODBYE_SECONDS = 2.0
 
@@ -50,7 +55,7 @@ class WebSocketManager(Manager):
         self.mode = green.current_mode()
         self.socketio = SocketIO()
         self._queue = SocketQueue(redis, config["REDIS_URL"])
-        self._registry = SocketRegistry(redis, new_id("w"))
+        self._registry = SocketRegistry(redis, new_id("w"), config["ROOM_MAX_MEMBERS"])
         self._board = PresenceBoard(self._registry, self._queue)
         self._table = SocketTable(self._queue, config["SOCKET_EVENTS_PER_SECOND"], config["SOCKET_USER_EVENTS_PER_SECOND"])
         self._keeper: SocketKeeper | None = None
@@ -113,9 +118,8 @@ class WebSocketManager(Manager):
             cookie=None,
         )
         server = self.socketio.server
-        server.on("connect", self._connect)
-        server.on("disconnect", self._disconnect)
-        server.on("*", self._receive)
+        server.register_namespace(_Door(self._trigger))
+        server.eio.on("message", self._read)
         self._transport = bound_transport(server.eio, config["SOCKET_BUFFER_BYTES"], config["SOCKET_EVENTS_PER_SECOND"])
         app.wsgi_app = SocketGate(  # type: ignore[method-assign]
             app.wsgi_app,
@@ -147,12 +151,14 @@ class WebSocketManager(Manager):
 
         No Socket.IO disconnect is sent: clients would take that for a wish of ours that they stay away.
         """
+        is_first = self._draining_since is None
         if self._draining_since is None:
             self._draining_since = time.monotonic()
             self._queue.tell(EVERYBODY, "server_draining", {"reason": "shutdown", "retry_after": _RETRY_AFTER})
-            self._retire()
         for link in list(self.socketio.server.eio.sockets.values()):
             link.close(wait=False, abort=True)
+        if is_first:
+            self._retire()
         if time.monotonic() - self._draining_since > _GOODBYE_SECONDS:
             self._transport.cut()
 
@@ -177,13 +183,34 @@ class WebSocketManager(Manager):
         """What the others said meanwhile was lost: clients should read it again over REST."""
         self._queue.tell(EVERYBODY, "resync", {"reason": "messages-lost"})
 
+    # What comes from below
+
+    def _read(self, link_id: str, data: Any) -> None:
+        """One message of a link; those that are no Socket.IO packet end it."""
+        server = self.socketio.server
+        try:
+            if isinstance(data, str) and (announced := _ATTACHMENTS.match(data)) and int(announced[1]) > _MOST_ATTACHMENTS:
+                raise ValueError
+            server._handle_eio_message(link_id, data)
+        except Exception:  # noqa: BLE001  the library raises whatever a client's packet makes it stumble over
+            connection = self._table.get(self._queue.sid_from_eio_sid(link_id, "/"))
+            if connection is not None:
+                self._table.end([connection], "malformed-packet")
+            else:
+                server.eio.disconnect(link_id)
+
+    def _trigger(self, name: Any, sid: str, *args: Any) -> Any:
+        """Clients may call their events as they like: what has really happened, the library knows."""
+        if name == "connect" and self._queue.is_pre_connected(sid, "/"):
+            return self._connect(sid, *args)
+        if name == "disconnect" and not self._queue.is_connected(sid, "/"):
+            return self._dismiss(sid)
+        return self._receive(name, sid, *args)
+
     # Connections
 
-    def _connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
+    def _connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
         """Let a socket in that brings a valid token. python-socketio calls again without `auth` after a TypeError."""
-        if not self._queue.is_pre_connected(sid, "/"):
-            # An event that a client has called so.
-            return self._receive("connect", sid)
         self._begin()
         try:
             self._admit(sid, environ, auth)
@@ -196,7 +223,6 @@ class WebSocketManager(Manager):
         finally:
             deadline.clear()
         metrics.SOCKET_EVENTS.labels("connect", "ok").inc()
-        return None
 
     def _count_address(self, address: str) -> None:
         self.app_manager.rate_limiter_manager.check_rate_limit([Identifier(IP, address)])
@@ -238,13 +264,6 @@ class WebSocketManager(Manager):
         username: str | None = directory.username_of(user_id)
         return username
 
-    def _disconnect(self, sid: str, *_: Any) -> Any:
-        if self._queue.is_connected(sid, "/"):
-            # An event that a client has called so: it is still here.
-            return self._receive("disconnect", sid)
-        self._dismiss(sid)
-        return None
-
     def _dismiss(self, sid: str) -> None:
         connection = self._table.close(sid)
         if connection is None:
@@ -262,10 +281,10 @@ class WebSocketManager(Manager):
 
     # Events
 
-    def _receive(self, name: str, sid: str, *args: Any) -> dict[str, Any]:
+    def _receive(self, name: Any, sid: str, *args: Any) -> dict[str, Any]:
         """Any event of a client; whatever goes wrong is a problem in its ack."""
-        event = self._events.get(name)
-        label = name if event is not None else "unknown"
+        event = self._events.get(name) if isinstance(name, str) else None
+        label = event.name if event is not None else "unknown"
         self._begin()
         connection = self._table.get(sid)
         try:
@@ -306,6 +325,17 @@ class WebSocketManager(Manager):
             metrics.SOCKET_DROPPED.labels("too-many-events").inc()
             self._table.end([connection], "too-many-events")
         raise RateLimited("Too many events.", retry_after=1)
+
+
+class _Door(Namespace):
+    """Hands everything on, whatever it is called."""
+
+    def __init__(self, trigger: Callable[..., Any]) -> None:
+        super().__init__("/")
+        self._trigger = trigger
+
+    def trigger_event(self, event: Any, *args: Any) -> Any:
+        return self._trigger(event, *args)
 
 
 def _origin_check(origins: tuple[str, ...]) -> Callable[[str | None, dict[str, Any]], bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 import warnings
@@ -45,6 +46,9 @@ class EventletWorker(DrainMixin, _TimeoutBase):
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
+        # What the boot has made stays: a collection need not look at it each time that a crowd comes or is told something.
+        gc.collect()
+        gc.freeze()
         self.application: Any = self.wsgi  # type: ignore[has-type]
         self.wsgi = partial(_with_socket, self.application)
 

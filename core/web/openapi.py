@@ -110,9 +110,9 @@ def _known_refusals(route: Route) -> list[str]:
         known += ["400 ambiguous-credentials", "403 forbidden", "403 scope-missing"]
     if _PARAMETER.search(route.path):
         known += ["404 not-found"]
-    if route.body is not None:
+    if route.body is not None or route.upload:
         known += ["408 request-timeout", "413 payload-too-large", "415 unsupported-media-type"]
-        known += ["422 amount-invalid"] if "amount" in route.body.model_fields else []
+        known += ["422 amount-invalid"] if route.body is not None and "amount" in route.body.model_fields else []
     if route.query is not None and issubclass(route.query, PageQuery):
         known += ["400 invalid-cursor"]
     if _takes_if_match(route):
@@ -171,6 +171,8 @@ class _Builder:
         }
         if route.body is not None:
             operation["requestBody"] = self._body(route.body)
+        if route.upload:
+            operation["requestBody"] = {"required": True, "content": {route.upload: {"schema": {"type": "string"}}}}
         return operation
 
     def _body(self, model: type[BaseModel]) -> dict[str, Any]:

@@ -221,7 +221,7 @@ class RequestChain:
             environ = trip.environ
             call = Call(
                 params=params,
-                body=_read_body(route) if route.body is not None else None,
+                body=_read_body(route) if route.body is not None or route.upload else None,
                 query=parse_query(query_model, request.args) if environ.get("QUERY_STRING") else no_query,
                 principal=trip.principal,
                 route=name,
@@ -337,7 +337,6 @@ def _keeps_cookies(environ: dict[str, Any]) -> bool:
 
 
 def _read_body(route: Route) -> Any:
-    assert route.body is not None
     try:
         with green.time_limit(deadline.remaining(_BODY_SECONDS)):
             raw = request.get_data(cache=False)
@@ -348,6 +347,11 @@ def _read_body(route: Route) -> Any:
     # Of a body without a Content-Length, Werkzeug returns what fits and says nothing about the rest.
     if request.content_length is None and len(raw) >= (request.max_content_length or math.inf):
         raise PayloadTooLarge("The body is too large.")
+    if route.upload:
+        if request.mimetype != route.upload:
+            raise UnsupportedMediaType(f"Send the body as {route.upload}.")
+        return raw
+    assert route.body is not None
     if raw and not request.is_json:
         raise UnsupportedMediaType("Send the body as application/json.")
     return parse_body(route.body, raw or b"{}")

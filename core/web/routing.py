@@ -115,3 +115,5 @@ class Route:
     refuses: tuple[str, ...] = ()
     # Answers with an ETag; what changes the record takes it back as If-Match.
     versioned: bool = False
+    # The content type of a body that the handler gets as bytes; empty: it gets `body`.
+    upload: str = ""

@@ -21,7 +21,8 @@ from tools.error_handling.errors import MalformedRequest
 class Connection:
     """One socket of this worker: who it belongs to, when its token ends, its rooms (since when) and what it may still send.
 
-    `patience` is what is left of ours with a socket whose events are refused; `ended` says why it has to go.
+    `patience` is what is left of ours with a socket whose events are refused; `ended` says why it has to go; `doubtful` are
+    rooms of which Redis may think otherwise, since it did not answer in time.
     """
 
     sid: str
@@ -33,6 +34,7 @@ class Connection:
     patience: Budget
     username: str | None = None
     rooms: dict[str, float] = field(default_factory=dict)
+    doubtful: set[str] = field(default_factory=set)
     ended: str | None = None
 
 

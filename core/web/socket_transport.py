@@ -7,8 +7,7 @@ that reads nothing whatever it is sent. Compression is not offered: it costs 300
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -21,8 +20,9 @@ from core import metrics
 from core.web.budget import Budget
 
 _CHUNK = 16_384
-# What a packet occupies besides its text.
+# What a packet occupies besides its text; and how many are never too many.
 _PACKET_BYTES = 200
+_FEW = 8
 # Packets of any kind, for each event that a socket may send; and how long one over that waits.
 _PACKETS_PER_EVENT = 10
 _OVER_SECONDS = 0.02
@@ -42,12 +42,12 @@ class WebSocket:
         self._max_bytes: int = transport.engine.max_http_buffer_size
         self._frames = Connection(ConnectionType.SERVER)
         self._arrived: Iterator[Event] = iter(())
-        self._lock = threading.Lock()
         self._count = 0
         self._budget = Budget(transport.packet_rate, 2 * transport.packet_rate)
         self._socket: Any = None
-        # Engine.IO's socket, whose method the handler is.
-        handler.__self__.queue.cut = self.cut  # type: ignore[attr-defined]
+        # That of Engine.IO's socket, whose method the handler is.
+        self._queue = handler.__self__.queue  # type: ignore[attr-defined]
+        self._queue.cut = self.cut
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         key = environ.get("HTTP_SEC_WEBSOCKET_KEY")
@@ -55,8 +55,6 @@ class WebSocket:
             start_response("426 Upgrade Required", [("Sec-WebSocket-Version", "13"), ("Content-Length", "0")])
             return []
         self._socket = _socket_of(environ)
-        with suppress(OSError, AttributeError):
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.settimeout(self._transport.silence)
         self._socket.sendall(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
@@ -96,18 +94,20 @@ class WebSocket:
     def send(self, message: str | bytes) -> None:
         """Send one message; OSError when the connection has ended."""
         given, frame = WebSocket._last
-        if given is not message:
+        if type(message) is _Frame:
+            frame = message
+        elif given is not message:
             try:
                 frame = self._frames.send(TextMessage(message) if isinstance(message, str) else BytesMessage(message))
             except LocalProtocolError as error:
                 raise OSError("the connection is being closed") from error
             WebSocket._last = message, frame
-        with self._lock:
-            self._socket.sendall(frame)
+        self._socket.sendall(frame)
 
     def close(self) -> None:
-        """Say so, and hang up. Safe to call twice."""
-        self._say(CloseConnection(CloseReason.GOING_AWAY))
+        """Say so, and hang up; for who writes, or when nobody does any more. Safe to call twice."""
+        with suppress(OSError, LocalProtocolError):
+            self._socket.sendall(self._frames.send(CloseConnection(CloseReason.GOING_AWAY)))
         self.cut()
 
     def cut(self) -> None:
@@ -138,8 +138,8 @@ class WebSocket:
             self._arrived = self._frames.events()
 
     def _say(self, event: Event) -> None:
-        with suppress(OSError, LocalProtocolError), self._lock:
-            self._socket.sendall(self._frames.send(event))
+        with suppress(LocalProtocolError):
+            self._queue.put(_Frame(self._frames.send(event)))
 
 
 class Transport:
@@ -187,38 +187,41 @@ def _queue_class(kind: type[Any]) -> type[Any]:
 
 
 class _Bounded:
-    """A part of a queue: counts the bytes in it."""
+    """A part of a queue: looks at the bytes in it when it holds more than a few packets."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._limit = limit
-        self._bytes = 0
-        self.overflowed = False
+        self._overflowed = False
         self.cut: Callable[[], None] = lambda: None
 
     def put(self, packet: Any, *more: Any, **options: Any) -> None:
-        size = _size_of(packet)
-        if packet is not None:
-            if self.overflowed:
-                return
-            if self._bytes + size > self._limit:
-                self.overflowed = True
-                metrics.SOCKET_DROPPED.labels("slow-reader").inc()
-                self.cut()
-                return
-        self._bytes += size
+        if packet is not None and (self._overflowed or (self.qsize() > _FEW and self._overflows())):  # type: ignore[attr-defined]
+            return
         super().put(packet, *more, **options)  # type: ignore[misc]
 
-    def get(self, *more: Any, **options: Any) -> Any:
-        packet = super().get(*more, **options)  # type: ignore[misc]
-        self._bytes -= _size_of(packet)
-        return packet
+    def _overflows(self) -> bool:
+        waiting: Iterable[Any] = self.queue  # type: ignore[attr-defined]
+        if sum(_size_of(packet) for packet in waiting) < self._limit:
+            return False
+        self._overflowed = True
+        metrics.SOCKET_DROPPED.labels("slow-reader").inc()
+        self.cut()
+        return True
 
 
 def _size_of(packet: Any) -> int:
-    if packet is None:
-        return 0
-    return _PACKET_BYTES + (len(packet.data) if isinstance(packet.data, (str, bytes)) else 0)
+    data = None if packet is None else packet.data
+    return _PACKET_BYTES + (len(data) if isinstance(data, (str, bytes)) else 0)
+
+
+class _Frame(bytes):
+    """A control frame among the packets: what goes out is written by one alone, in the order of the queue."""
+
+    data = None
+
+    def encode(self) -> _Frame:
+        return self
 
 
 def _joined(parts: list[Any]) -> str | bytes:

@@ -14,7 +14,7 @@ from tests.support.at_once import at_once
 from tests.support.client import Client
 from tests.support.crashing_app import ANSWER, COMMIT, FOLDER, POSTINGS, STEPS, CrashPoints
 from tests.support.history import Record, faults
-from tests.support.polling import eventually
+from tests.support.polling import assert_gone
 from tests.support.verbs import EACH_VERB, WALLETS_OF_EACH, Args, OverHttp, Recorder, each_verb
 from tools.local_stack import LocalStack
 
@@ -40,7 +40,7 @@ class Bank:
         (worker,) = self.app.workers()
         self.points.arm(step, len(wishes))
         records = at_once(len(wishes), lambda number: self.recorder.call(*wishes[number], client=number))
-        eventually(lambda: not worker.is_running() or worker.status() == "zombie", RESTART_SECONDS)
+        assert_gone([worker], RESTART_SECONDS)
         assert self.points.armed is None, "nobody came to that step"
         return records
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,9 @@ MEGABYTE = 1024 * 1024
 GROWTH = 30 * MEGABYTE
 BOMB = 50 * MEGABYTE
 FRAME = 60_000
+# More than the buffers of both ends hold, and the queue.
+BIG_MESSAGES = 200
+FLOOD = 1000
 
 
 @pytest.fixture(scope="module", params=["eventlet", "gevent"])
@@ -220,6 +224,76 @@ def test_a_room_takes_as_many_as_it_may_however_they_race(sockets: AppServer, co
     assert another.call("join_room", {"room": room})["ok"]
 
 
+# Who is there
+
+
+def test_everybody_in_a_room_sees_who_comes_and_goes_on_any_worker(sockets: AppServer, user: Client, connect: Connect) -> None:
+    other = Client.register(sockets.url)
+    near, far = on_two_workers(sockets, lambda: connect(user))
+    third = connect(other)
+    room = unique("room")
+    near.join(room)
+    near.expect("presence", lambda data: data["size"] == 1)
+    far.join(room)
+    third.join(room)
+    for client in (near, far, third):
+        seen = client.expect("presence", lambda data: data["size"] == 3)
+        assert seen["room"] == room
+        assert [(who["user_id"], who["username"]) for who in seen["users"]] == [
+            (user.user["id"], user.user["username"]),
+            (other.user["id"], other.user["username"]),
+        ], "a user is listed once, however many sockets they have"
+        asked = client.call("presence", {"room": room})
+        assert asked == {"ok": True, **seen}
+    assert third.call("leave_room", {"room": room})["ok"]
+    near.close()
+    far.expect("presence", lambda data: (data["size"], [who["user_id"] for who in data["users"]]) == (1, [user.user["id"]]))
+
+
+def test_who_is_in_a_room_is_told_to_those_who_are_in_it(user: Client, connect: Connect) -> None:
+    client = connect(user)
+    for room in (unique("other"), f"user:{user.user['id']}", "session:all"):
+        assert client.call("presence", {"room": room})["error"]["code"] == "forbidden"
+
+
+def test_only_who_is_signed_in_hears_a_broadcast(sockets: AppServer, servers: LocalStack, user: Client, connect: Connect) -> None:
+    admin = connect(Client.admin(sockets.url, Path(servers.environ["SECRETS_DIR"])))
+    assert admin.call("direct_message", {"user_id": "all", "data": "not for everybody"})["ok"]
+    client = connect(user)
+    assert admin.call("broadcast", {"data": "for everybody"})["ok"]
+    client.expect("message", lambda data: data["data"] == "for everybody")
+    assert "not for everybody" not in [data["data"] for data in client.received("message")]
+
+
+# What clients call by names that are not theirs
+
+
+@pytest.mark.parametrize("name", ["no_such_event", "connect", "disconnect", "message", "*", "__disconnect_final"])
+def test_an_event_that_does_not_exist_is_a_problem_in_the_ack_and_changes_nothing(
+    sockets: AppServer, user: Client, connect: Connect, name: str
+) -> None:
+    client = connect(user)
+    assert client.call(name, {"REMOTE_ADDR": "203.0.113.1"})["error"]["code"] == "unknown-event"
+    assert client.call("join_room", {"room": unique("room")})["ok"]
+    # Still known as this user's, so that it goes when the session goes.
+    assert user.call("POST", "/auth/logout").status_code == 204
+    client.expect_end()
+
+
+# Without a proxy
+
+
+def test_long_polling_at_several_workers_is_refused_with_what_to_set(sockets: AppServer) -> None:
+    opened = requests.get(f"{sockets.url}/socket.io/?EIO=4&transport=polling", timeout=5)
+    assert (opened.status_code, opened.json()["code"]) == (400, "polling-unavailable")
+    assert "transports: ['websocket']" in opened.json()["detail"]
+    assert "PROXY_COUNT" in opened.json()["detail"]
+    for method in ("GET", "POST"):
+        unknown = requests.request(method, f"{sockets.url}/socket.io/?EIO=4&transport=polling&sid=nobody", timeout=5)
+        assert (unknown.status_code, unknown.json()["code"]) == (400, "socket-unknown")
+        assert unknown.headers["Content-Type"] == "application/problem+json"
+
+
 # How it ends
 
 
@@ -298,6 +372,92 @@ def send_huge(attacker: BareSocket, shape: str) -> None:
         piece = b"a" * FRAME
         for number in range(BOMB // FRAME):
             attacker.send(piece, first=number == 0, final=False)
+
+
+def test_a_reader_that_never_reads_is_cut_off_while_the_others_hear_everything(sockets: AppServer, user: Client, connect: Connect) -> None:
+    lazy, witness, sender = BareSocket(sockets.url), connect(user), connect(Client.register(sockets.url))
+    lazy.sign_in(user.token)
+    before = worker_memory(sockets)
+    text = "x" * FRAME
+    for number in range(BIG_MESSAGES // 5):
+        for _ in range(5):
+            eventually(lambda: sender.call("direct_message", {"user_id": user.user["id"], "data": text})["ok"], 10)
+        # A slow machine must not make a slow reader of this one, too.
+        eventually(partial(has_messages, witness, 5 * (number + 1)), 20)
+    dropped = 'credit_socket_dropped_total{reason="slow-reader"}'
+    eventually(lambda: float(metric(sockets, dropped)) >= 1, 5)
+    assert worker_memory(sockets) - before < GROWTH
+    lazy.link.settimeout(5)
+    with suppress(ConnectionError):
+        while lazy.link.recv(MEGABYTE):
+            pass
+    lazy.close()
+
+
+def test_who_floods_is_refused_with_a_reason_then_ended_with_one_and_nobody_else_notices(
+    sockets: AppServer, user: Client, connect: Connect
+) -> None:
+    flood, witness = BareSocket(sockets.url), connect(Client.register(sockets.url))
+    flood.sign_in(user.token)
+    frames = flood.frame(b'427["join_room",{"room":"a"}]') * FLOOD
+    flood.link.settimeout(0.1)
+    heard = sent = b""
+    while b'"session_revoked",{"reason":"too-many-events"}' not in heard:
+        with suppress(TimeoutError, ConnectionError):
+            flood.link.sendall(frames)
+            sent += b"."
+        with suppress(TimeoutError):
+            piece = flood.link.recv(MEGABYTE)
+            assert piece, "a dead socket without a reason"
+            heard += piece
+        assert witness.call("presence", {"room": "nowhere"})["error"]["code"] in ("forbidden", "rate-limited")
+        assert len(sent) < 1000
+    assert heard.count(b'"code": "rate-limited"') + heard.count(b'"code":"rate-limited"') > BURST
+    flood.close()
+
+
+def test_binary_is_a_problem_in_the_ack(user: Client, connect: Connect) -> None:
+    client = connect(user)
+    assert client.call("join_room", {"room": b"bytes"})["error"]["code"] == "malformed-request"
+
+
+def test_a_user_has_a_budget_over_all_sockets(sockets: AppServer, user: Client, connect: Connect) -> None:
+    clients = [connect(user) for _ in range(12)]
+    acks: list[dict[str, Any]] = []
+    for client in clients:
+        for _ in range(BURST - 5):
+            client.io.emit("send_message", {"room": "nowhere", "data": 1}, callback=acks.append)
+    eventually(lambda: len(acks) == 12 * (BURST - 5), 20)
+    codes = [ack["error"]["code"] for ack in acks]
+    assert "rate-limited" in codes, "no socket alone has sent too much"
+
+
+@pytest.mark.parametrize("packet", [b"42", b"42{}", b"42[", b"429", b"4x", b"42" + b"[" * 20_000, b"44", b"459-[1]"], ids=repr)
+def test_a_packet_that_is_none_ends_the_socket_with_a_reason(sockets: AppServer, user: Client, packet: bytes) -> None:
+    client = BareSocket(sockets.url)
+    client.sign_in(user.token)
+    client.send(packet)
+    while (heard := client.read()) != b'42["session_revoked",{"reason":"malformed-packet"}]':
+        assert heard.startswith(b"2"), heard
+    client.close()
+
+
+def test_who_does_not_sign_in_is_not_kept(sockets: AppServer) -> None:
+    stranger = BareSocket(sockets.url)
+    stranger.link.settimeout(20)
+    with suppress(AssertionError, ConnectionError):
+        while True:
+            stranger.read()
+    stranger.close()
+
+
+def has_messages(client: SocketClient, count: int) -> bool:
+    return len(client.received("message")) == count
+
+
+def metric(server: AppServer, series: str) -> str:
+    lines = requests.get(f"{server.url}/metrics", timeout=5).text.splitlines()
+    return next((line.split()[-1] for line in lines if line.startswith(series)), "0")
 
 
 def test_a_websocket_of_before_the_standard_is_refused(sockets: AppServer) -> None:

@@ -26,4 +26,12 @@ def eventually(question: Callable[[], T], seconds: float, *, unless: Callable[[]
 
 def assert_gone(processes: Iterable[psutil.Process], seconds: float = 1) -> None:
     """None of `processes` runs any more; a zombie does not, it waits for an init that a container may lack."""
-    eventually(lambda: all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes), seconds)
+    eventually(lambda: all(map(_is_gone, processes)), seconds)
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        # It went between the two questions.
+        return True

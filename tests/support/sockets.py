@@ -169,11 +169,16 @@ class BareSocket:
         return received
 
     def send(self, payload: bytes, *, first: bool = True, final: bool = True, compressed: bool = False) -> None:
+        """Send one frame."""
+        self.link.sendall(self.frame(payload, first=first, final=final, compressed=compressed))
+
+    @staticmethod
+    def frame(payload: bytes, *, first: bool = True, final: bool = True, compressed: bool = False) -> bytes:
         """One text frame; masked with zeros, as a client may."""
         head = (0x80 if final else 0) | (0x40 if compressed else 0) | (1 if first else 0)
         length = len(payload)
         size = struct.pack("!BH", 0xFE, length) if length < 65536 else struct.pack("!BQ", 0xFF, length)
-        self.link.sendall(struct.pack("!B", head) + (size if length > 125 else struct.pack("!B", 0x80 | length)) + bytes(4) + payload)
+        return struct.pack("!B", head) + (size if length > 125 else struct.pack("!B", 0x80 | length)) + bytes(4) + payload
 
     def close(self) -> None:
         self.link.close()

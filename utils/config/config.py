@@ -153,12 +153,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("MONGODB_TIMEOUT", float, 2.0, "Seconds to find a server or to open a connection.", minimum=0.1),
     Setting("MONGODB_CONNECT_SECONDS", float, 3.0, "Seconds the boot waits for a MongoDB that is not there yet.", minimum=0.0),
     Setting("MONGODB_SLOW_MS", int, 200, "Milliseconds from which on a command is logged as slow.", minimum=1),
-    Setting("AUDIT_SEAL_SECONDS", float, 5.0, "Seconds between two rounds of sealing the audit log.", minimum=0.05),
+    Setting("AUDIT_SEAL_SECONDS", float, 5.0, "Seconds between two rounds of sealing the audit log, and the ledger.", minimum=0.05),
     Setting(
         "AUDIT_SEAL_DELAY",
         float,
         100.0,
-        "Seconds before a row of the audit log is sealed; above 1.5 times MongoDB's transactionLifetimeLimitSeconds.",
+        "Seconds before a row of the audit log or the ledger is sealed; above 1.5 times MongoDB's transactionLifetimeLimitSeconds.",
         minimum=0.0,
     ),
     _secret("MONGODB_USER", "Read-write user."),
@@ -210,7 +210,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("BAN_MAX_SECONDS", int, 86_400, "Longest ban; after as long again one of the bans is forgotten.", minimum=1),
     # Ledger.
     Setting("LEDGER_BATCH_MAX", int, 256, "Money verbs that one commit carries at the most.", minimum=1),
+    Setting("LEDGER_LANES", int, 2, "Commits of one worker that may be on their way at a time, on different wallets.", minimum=1),
     Setting("LEDGER_QUEUE_MAX", int, 2048, "Money verbs that may wait in one worker; more are answered 503.", minimum=1),
+    Setting("LEDGER_CHECK_SECONDS", float, 60.0, "Seconds between two verifications of the whole ledger in the background.", minimum=0.1),
     # Hooks.
     Setting("HOOK_QUEUE_MAX", int, 1000, "Asynchronous notices that may wait in one worker; more are dropped and counted.", minimum=1),
     Setting("LEDGER_SWEEP_SECONDS", float, 5.0, "Seconds between looks for holds and grants that have ended.", minimum=0.1),
@@ -225,7 +227,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("SOCKET_MAX_BYTES", int, 65_536, "Largest message a socket may send.", minimum=1024),
     Setting("SOCKET_EVENTS_PER_SECOND", int, 20, "Events one socket may send a second (bursts of twice that).", minimum=1),
     Setting("SOCKET_USER_EVENTS_PER_SECOND", int, 60, "Events all sockets of a user at one worker may send a second.", minimum=1),
-    Setting("SOCKET_BUFFER_BYTES", int, 1_048_576, "Bytes that may wait for a slow reader before it is cut off.", minimum=65_536),
+    Setting("SOCKET_BUFFER_BYTES", int, 1_048_576, "Bytes that may wait for a slow reader before it is cut off.", minimum=1024),
     Setting("ROOM_MAX_MEMBERS", int, 1000, "Sockets that fit into one room.", minimum=1),
 )
 BY_KEY: dict[str, Setting] = {setting.key: setting for setting in SETTINGS}

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from core.contracts import Kind, UserEvent
+from core.contracts import USER_DIRECTORY, Kind, UserEvent
 from core.lease import Lease
 from core.modules.base_module import BaseModule
 from core.modules.schedules_module.repository import ScheduleRepository
@@ -15,7 +15,6 @@ from core.modules.schedules_module.routes import schedule_routes
 from core.modules.schedules_module.runner import Runner
 from core.modules.schedules_module.service import ScheduleService
 from core.modules.transactions_module.repository import LedgerRepository
-from core.modules.wallet_module.module import USER_DIRECTORY
 from core.web.paging import Pager
 from core.web.routing import Route
 from utils.background import Ticker

@@ -12,7 +12,17 @@ from pymongo.errors import DuplicateKeyError
 
 from core.audit import audit_entry
 from core.modules.schedules_module import errors
-from core.modules.schedules_module.schedule import ACTIVE, CANCELLED, SUCCEEDED, Progress, Run, claim_of, decided_run, progress
+from core.modules.schedules_module.schedule import (
+    ACTIVE,
+    CANCELLED,
+    SCHEDULE_FAILED,
+    SUCCEEDED,
+    Progress,
+    Run,
+    claim_of,
+    decided_run,
+    progress,
+)
 from core.modules.schedules_module.schemas import run_view, schedule_view
 from core.modules.transactions_module.commands import Claim, StoredAnswer, Verdict
 from core.modules.transactions_module.errors import key_reused
@@ -196,7 +206,7 @@ def _notices(before: Mapping[str, Any], change: Progress) -> Iterable[Notice]:
     schedule = {**before, **change.fields}
     for row in change.rows:
         if row["status"] != SUCCEEDED:
-            yield Notice("schedule.failed", before["_id"], {"schedule": schedule_view(schedule), "run": run_view(row)})
+            yield Notice(SCHEDULE_FAILED, before["_id"], {"schedule": schedule_view(schedule), "run": run_view(row)})
 
 
 def _replay(claim: Claim, known: StoredAnswer) -> Verdict:

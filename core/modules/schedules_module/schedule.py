@@ -17,6 +17,8 @@ from utils.ids import new_id
 
 ACTIVE, FINISHED, CANCELLED, FAILED = "active", "finished", "cancelled", "failed"
 SUCCEEDED, SKIPPED = "succeeded", "skipped"
+# What the outbox is told of each run that did not pay.
+SCHEDULE_FAILED = "schedule.failed"
 # The code of what was skipped.
 MISSED = "missed"
 # As many runs in a row are made up for when nobody was there to make them in time; what is left is skipped.

@@ -1,24 +1,28 @@
 """The posting engine: money verbs that arrive together are decided together and written in one transaction.
 
 Group commit, as write-ahead logs do it (DeWitt et al., "Implementation Techniques for Main Memory Database Systems",
-SIGMOD 1984): while one commit is on its way the next verbs gather, so the batch grows with the load by itself.
+SIGMOD 1984): while one commit is on its way the next verbs gather, so the batch grows with the load by itself. A second
+commit goes along on other wallets: while one waits for the database, the other decides.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from core import metrics
 from core.modules.transactions_module.commands import Command, Outcome, Snapshot, Verdict, decide
+from core.modules.transactions_module.posting_queue import NO_TURNS, Batch, PostingQueue, Turns
 from tools.error_handling.errors import AppError, OutcomeUnknown, Unavailable
 from tools.logger.custom_logger import custom_log, game_log, log_exception, log_function
 from utils import deadline
 from utils.clock import utc_now
 
+# How often to look whether another worker has given a wallet back.
+_TURN_SECONDS = 0.001
 _UNKNOWN = "It is not known yet whether this took effect; retry with the same Idempotency-Key."
 Decide = Callable[[Snapshot], Outcome]
 
@@ -32,11 +36,12 @@ class LedgerStore(Protocol):
 class _Item:
     """One command in the queue, and the event that its caller waits for."""
 
-    __slots__ = ("command", "done", "result", "taken", "weight")
+    __slots__ = ("command", "done", "result", "taken", "wallets", "weight")
 
     def __init__(self, command: Command) -> None:
         self.command = command
         self.weight = len(command.operations)
+        self.wallets = _wallets_of(command)
         self.done = threading.Event()
         self.taken = False
         self.result: Verdict | BaseException | None = None
@@ -49,33 +54,43 @@ class _Item:
 class PostingEngine:
     """One for each process. `submit` may be called from any number of threads or greenlets.
 
-    `on_commit` gets what was committed, after its callers got their answers; it runs on the posting thread and only takes note.
+    `lanes`: how many commits may be on their way at a time, each on a thread. `turns`: shared with the other workers.
+    `on_commit` gets what was committed, after its callers got their answers; it runs on a posting thread and only takes note.
     """
 
     def __init__(
-        self, store: LedgerStore, *, batch_max: int, queue_max: int, commit_seconds: float, on_commit: Callable[[Outcome], None]
+        self,
+        store: LedgerStore,
+        *,
+        batch_max: int,
+        queue_max: int,
+        commit_seconds: float,
+        on_commit: Callable[[Outcome], None],
+        lanes: int = 1,
+        turns: Turns = NO_TURNS,
     ) -> None:
         self._store = store
         self._on_commit = on_commit
-        self._batch_max = batch_max
         self._queue_max = queue_max
         self._commit_seconds = commit_seconds
-        self._queue: deque[_Item] = deque()
+        self._queue: PostingQueue[_Item] = PostingQueue(batch_max, lanes, turns)
         self._changed = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="posting-engine", daemon=True)
+        self._threads = [threading.Thread(target=self._run, name=f"posting-engine-{lane}", daemon=True) for lane in range(lanes)]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @log_function
     def stop(self) -> None:
         """Refuse new commands, finish those that wait, then end."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout=2 * self._commit_seconds)
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=2 * self._commit_seconds)
 
     @property
     def queue_length(self) -> int:
@@ -106,14 +121,14 @@ class PostingEngine:
             raise OutcomeUnknown(_UNKNOWN)
 
     def _run(self) -> None:
-        while True:
-            batch = self._take()
-            if not batch:
-                return
+        while batch := self._take():
             self._commit_safely(batch)
             # Those who were just answered come first: under load they ask again, and belong into the next batch. Without
             # this, half of the callers would always wait for the other half.
             time.sleep(0)
+            with self._changed:
+                self._queue.done(batch)
+                self._changed.notify_all()
 
     def _commit_safely(self, batch: list[_Item]) -> None:
         try:
@@ -128,19 +143,16 @@ class PostingEngine:
             if not item.done.is_set():
                 item.finish(OutcomeUnknown(_UNKNOWN))
 
-    def _take(self) -> list[_Item]:
-        """What waits, up to a full batch; empty only when the engine stops."""
+    def _take(self) -> Batch[_Item]:
+        """What may go, up to a full batch; empty only when the engine stops."""
         with self._changed:
-            while not self._queue and not self._stopping:
-                self._changed.wait()
-            batch: list[_Item] = []
-            weight = 0
-            while self._queue and (not batch or weight + self._queue[0].weight <= self._batch_max):
-                item = self._queue.popleft()
+            while not (batch := self._queue.take()) and not (self._stopping and not self._queue):
+                self._changed.wait(_TURN_SECONDS if self._queue.elsewhere else None)
+            for item in batch:
                 item.taken = True
-                weight += item.weight
-                batch.append(item)
             metrics.QUEUE_LENGTH.set(len(self._queue))
+            if self._queue:
+                self._changed.notify()
             return batch
 
     def _commit(self, batch: list[_Item]) -> None:
@@ -192,3 +204,11 @@ class PostingEngine:
         replays = sum(verdict.replayed for verdict in outcome.verdicts)
         if replays:
             metrics.REPLAYS.inc(replays)
+
+
+def _wallets_of(command: Command) -> frozenset[str] | None:
+    """The wallets that `command` touches; None where that is only known when its holds or transactions were read."""
+    needs = [operation.needs for operation in command.operations]
+    if any(each.holds or each.transactions for each in needs):
+        return None
+    return frozenset(wallet_id for each in needs for wallet_id in each.wallets)

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.contracts import USER_DIRECTORY
 from core.lease import Lease
 from core.modules.base_module import BaseModule
 from core.modules.transactions_module.alert_service import AlertService
 from core.modules.transactions_module.engine import PostingEngine
+from core.modules.transactions_module.posting_queue import NO_TURNS, Turns
 from core.modules.transactions_module.pushes import TRANSACTION_POSTED, Pusher
 from core.modules.transactions_module.repository import LedgerRepository, at_the_moment
 from core.modules.transactions_module.routes import alert_routes, transaction_routes
 from core.modules.transactions_module.schemas import TransactionView
 from core.modules.transactions_module.service import TransactionService
 from core.modules.transactions_module.sweeper import Sweeper
-from core.modules.wallet_module.module import USER_DIRECTORY
+from core.modules.transactions_module.wallet_turns import WalletTurns
 from core.web.paging import Pager
 from core.web.routing import Route
 from utils.background import Ticker
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 # Of a request's time, the share that one commit may take: what arrives during a slow one still gets an answer.
 _COMMIT_SHARE = 0.75
 _LEASE_SECONDS = 30.0
+# Beside what else the workers of a machine share while they run.
+_TURNS_FILE = "wallet-turns"
 
 
 class TransactionsModule(BaseModule):
@@ -56,6 +61,8 @@ class TransactionsModule(BaseModule):
             queue_max=config["LEDGER_QUEUE_MAX"],
             commit_seconds=_COMMIT_SHARE * config["REQUEST_TIMEOUT"],
             on_commit=pusher.take,
+            lanes=config["LEDGER_LANES"],
+            turns=self._turns(config),
         )
         pager = Pager(partial(app_manager.encryption_manager.derive_keys, "cursor"))
         self.service = TransactionService(self.engine, repository, wallets.service, self._find_users, pager)
@@ -79,6 +86,13 @@ class TransactionsModule(BaseModule):
 
     def dispose(self) -> None:
         self._running.close()
+
+    def _turns(self, config: Mapping[str, Any]) -> Turns:
+        if config["WORKERS"] == 1:
+            return NO_TURNS
+        turns = WalletTurns(Path(config["DATA_DIR"]) / _TURNS_FILE)
+        self._running.callback(turns.close)
+        return turns
 
     def _find_users(self, usernames: Sequence[str]) -> Mapping[str, str]:
         if not usernames:

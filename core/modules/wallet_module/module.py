@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from core.contracts import Kind
+from core.contracts import USER_DIRECTORY, Kind
 from core.modules.base_module import BaseModule
 from core.modules.wallet_module.repository import WalletRepository
 from core.modules.wallet_module.routes import wallet_routes
@@ -16,10 +16,6 @@ from core.web.routing import Route
 
 if TYPE_CHECKING:
     from core.managers.app_manager import AppManager
-
-# Registered by whoever keeps the users: `find_user_ids(usernames) -> {username: id}`, `is_active(user_id)` and
-# `find_active_roles(user_ids) -> {id: role}`.
-USER_DIRECTORY = "user_directory"
 
 
 class WalletModule(BaseModule):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from core.modules.schedules_module.schedule import SCHEDULE_FAILED
 from core.modules.transactions_module import notices
 from utils.clock import rfc3339
 
@@ -24,6 +25,7 @@ EVENT_TYPES = (
     notices.GRANT_EXPIRED,
     notices.GRANT_VOIDED,
     notices.ALERT_CROSSED,
+    SCHEDULE_FAILED,
 )
 _ALL, _ANY_OF_KIND = "*", ".*"
 

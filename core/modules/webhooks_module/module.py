@@ -7,10 +7,9 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from core.contracts import Kind
+from core.contracts import USER_DIRECTORY, Kind
 from core.lease import Lease
 from core.modules.base_module import BaseModule
-from core.modules.wallet_module.module import USER_DIRECTORY
 from core.modules.webhooks_module.deliverer import Deliverer
 from core.modules.webhooks_module.delivery_repository import DeliveryRepository
 from core.modules.webhooks_module.outbox_repository import OutboxRepository

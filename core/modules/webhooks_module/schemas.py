@@ -31,7 +31,7 @@ class WebhookPatch(Body):
     url: Url | None = None
     events: Events | None = None
     description: Description | None = None
-    status: Literal["active", "disabled"] | None = None
+    status: Literal["active", "disabled"] | None = Field(default=None, examples=["active"])
 
     @model_validator(mode="after")
     def _says_something(self) -> WebhookPatch:

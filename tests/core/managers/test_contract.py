@@ -16,7 +16,7 @@ from tests.support.in_process import NAMES, Managers
 NEEDS = {
     "rate_limiter": ("database", "redis", "jwt", "encryption"),
     "websocket": ("redis", "hooks"),
-    "module": ("database", "redis", "jwt", "encryption", "rate_limiter", "hooks", "services", "plugin"),
+    "module": ("database", "redis", "jwt", "encryption", "rate_limiter", "hooks", "services", "websocket", "plugin"),
 }
 
 

@@ -17,7 +17,11 @@ from tests.core.conftest import Factory
 from tests.support.at_once import at_once
 from tests.support.client import unique
 from tests.support.polling import eventually
+from tools.error_handling.errors import Unavailable
 from utils.ids import new_id
+
+# Of each room.
+ROOM_SIZE = 7
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def far(redis: Any) -> Iterator[SocketRegistry]:
 def dying(redis: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SocketRegistry]:
     """A worker that has been killed: its lease ends soon."""
     monkeypatch.setattr(socket_registry, "LEASE_SECONDS", 0.3)
-    registry = SocketRegistry(redis, new_id("w"))
+    registry = SocketRegistry(redis, new_id("w"), ROOM_SIZE)
     registry.renew()
     monkeypatch.undo()
     yield registry
@@ -47,7 +51,7 @@ def dying(redis: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SocketRegistr
 
 
 def living(redis: Any) -> Iterator[SocketRegistry]:
-    registry = SocketRegistry(redis, new_id("w"))
+    registry = SocketRegistry(redis, new_id("w"), ROOM_SIZE)
     registry.renew()
     yield registry
     registry.retire()
@@ -67,7 +71,7 @@ def keys_of(redis: Any) -> set[bytes]:
 
 
 def sids(redis: Any, room: str) -> list[str]:
-    [presence] = SocketRegistry(redis, "w_reader").presence([room])
+    [presence] = SocketRegistry(redis, "w_reader", ROOM_SIZE).presence([room])
     return [member.user_id for member in presence.members]
 
 
@@ -113,7 +117,7 @@ def test_those_of_a_killed_worker_are_offline_and_out_of_their_rooms_when_its_le
     gone, here = socket_of(anna), socket_of(bert)
     for registry, each in ((dying, gone), (near, here)):
         registry.register([each])
-        registry.join(room, each.sid, 2)
+        registry.join(room, each)
     assert sids(redis, room) == [anna, bert]
 
     def dead() -> list[str]:
@@ -122,7 +126,8 @@ def test_those_of_a_killed_worker_are_offline_and_out_of_their_rooms_when_its_le
     assert eventually(dead, 5) == [dying._worker]
     assert near.users_online([anna, bert]) == {bert}
     assert sids(redis, room) == [bert]
-    assert near.join(room, socket_of("u").sid, 2) == 2, "a place of the dead is free"
+    near._room_size = 2
+    assert near.join(room, socket_of("u")) == 2, "a place of the dead is free"
     assert near.sweep(dying._worker) == {room}
     assert near.renew().dead == []
     near.retire()
@@ -135,7 +140,7 @@ def test_a_worker_that_was_swept_while_it_slept_comes_back_with_all_its_sockets(
     anna, room = unique("u"), unique("room")
     each = socket_of(anna, room)
     dying.register([each])
-    dying.join(room, each.sid, 1)
+    dying.join(room, each)
     eventually(lambda: near.renew().dead, 5)
     near.sweep(dying._worker)
     assert near.users_online([anna]) == set()
@@ -148,6 +153,30 @@ def test_a_worker_that_was_swept_while_it_slept_comes_back_with_all_its_sockets(
     assert dying.renew().unbroken
 
 
+def test_what_redis_carries_out_after_it_did_not_answer_is_set_right(
+    redis: Any, near: SocketRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined, left = unique("joined"), unique("left")
+    each = socket_of(unique("u"), left)
+    near.register([each])
+    near.join(left, each)
+    run = redis.run_script
+
+    def answer_lost(*script: Any) -> None:
+        run(*script)
+        raise Unavailable
+
+    monkeypatch.setattr(redis, "run_script", answer_lost)
+    for verb in (lambda: near.join(joined, each), lambda: near.leave(left, each)):
+        with pytest.raises(Unavailable):
+            verb()
+    monkeypatch.undo()
+    assert (sids(redis, joined), sids(redis, left)) == ([each.principal.user_id], [])
+    near.settle(each)
+    assert (sids(redis, joined), sids(redis, left)) == ([], [each.principal.user_id])
+    assert each.doubtful == set()
+
+
 def test_no_sweep_touches_a_worker_that_lives(near: SocketRegistry, far: SocketRegistry) -> None:
     anna = unique("u")
     far.register([socket_of(anna)])
@@ -157,18 +186,19 @@ def test_no_sweep_touches_a_worker_that_lives(near: SocketRegistry, far: SocketR
 
 def test_many_who_race_for_the_last_places_of_a_room_get_as_many_as_there_are(near: SocketRegistry, far: SocketRegistry) -> None:
     room = unique("room")
-    sizes = at_once(20, lambda number: (near, far)[number % 2].join(room, f"socket-{number}", 7))
+    sizes = at_once(20, lambda number: (near, far)[number % 2].join(room, socket_of("u")))
     assert sorted(size for size in sizes if size is not None) == list(range(1, 8))
     [presence] = near.presence([room])
     assert presence.members == [], "nobody has a card"
 
 
 def test_a_second_join_takes_no_second_place(near: SocketRegistry) -> None:
-    room = unique("room")
-    assert [near.join(room, "one", 1), near.join(room, "one", 1), near.join(room, "two", 1)] == [1, 1, None]
-    assert near.leave(room, "one")
-    assert not near.leave(room, "one")
-    assert near.join(room, "two", 1) == 1
+    room, one, two = unique("room"), socket_of("u_1"), socket_of("u_2")
+    near._room_size = 1
+    assert [near.join(room, one), near.join(room, one), near.join(room, two)] == [1, 1, None]
+    assert near.leave(room, one)
+    assert not near.leave(room, one)
+    assert near.join(room, two) == 1
 
 
 def test_presence_is_in_order_with_names_and_nothing_of_it_is_readable_in_redis(
@@ -178,7 +208,7 @@ def test_presence_is_in_order_with_names_and_nothing_of_it_is_readable_in_redis(
     for number, user in enumerate(users):
         registry, each = (near, far)[number % 2], socket_of(user)
         registry.register([each])
-        registry.join(room, each.sid, 10)
+        registry.join(room, each)
     [presence] = far.presence([room])
     assert {(member.user_id, member.username) for member in presence.members} == {(user, f"name of {user}") for user in users}
     assert [member.since for member in presence.members] == sorted(member.since for member in presence.members)
@@ -191,9 +221,10 @@ def test_presence_is_in_order_with_names_and_nothing_of_it_is_readable_in_redis(
 
 def test_a_room_named_like_a_key_of_another_room_does_not_reach_it(near: SocketRegistry) -> None:
     room = unique("room")
-    near.join(room, "one", 5)
+    one = socket_of("u_1")
+    near.join(room, one)
     for name in (f"{room}:{near._worker}", "workers", "sockets:workers"):
-        assert near.join(name, "one", 5) == 1
+        assert near.join(name, one) == 1
 
 
 def test_a_worker_that_retires_takes_everything_along_however_much_it_is(redis: Any, near: SocketRegistry) -> None:

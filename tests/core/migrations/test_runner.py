@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import Timestamp
 from pymongo.database import Database
 
-from core.audit import audit_entry
-from core.audit_chain import AuditChain
-from core.audit_sealer import AuditSealer
+from core.audit import AUDIT, audit_entry
+from core.chain import Chain
+from core.chain_sealer import ChainSealer
 from core.lease import Lease, LeaseLost, LeaseTaken, hold_lease
 from core.managers.database_manager import DatabaseManager
 from core.migrations import runner
 from core.migrations.migration import Migration, Progress
 from core.migrations.registry import MIGRATIONS
 from core.migrations.runner import APPLIED, CHANGED, PENDING, MigrationError, Status, run, settle, status
+from core.modules.ledger_module.repository import LEDGER
 from tests.support.commands import flask
 from tests.support.in_process import Managers
 from tools.local_stack import LocalStack
 
 Db = Database[dict[str, Any]]
-FIRST = MIGRATIONS[0]
+FIRST, SECOND = MIGRATIONS[:2]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def root(stack: LocalStack) -> Iterator[Db]:
 
 @pytest.fixture
 def database(root: Db) -> Db:
-    for name in ("migrations", "leases", "settings", "audit_logs", "audit_seals"):
+    for name in ("migrations", "leases", "settings", "audit_logs", "audit_seals", "transactions", "ledger_seals"):
         root[name].delete_many({})
     return root
 
@@ -176,19 +178,34 @@ def old_rows(database: Db, count: int) -> list[dict[str, Any]]:
 
 def test_earlier_audit_rows_get_into_the_chain(db: DatabaseManager, database: Db, stack: LocalStack, tmp_path: Path) -> None:
     rows = old_rows(database, 1500)
-    assert len(AuditChain(db).verify().problems) == 100, "until then they are as good as forged"
+    assert len(Chain(db, AUDIT).verify().problems) == 100, "until then they are as good as forged"
     rehearsed = flask(stack.environ, tmp_path, "migrations", "run", "--dry-run")
     assert rehearsed.stdout.split()[:4] == [FIRST.id, "pending", "1500", "documents"], rehearsed.stderr
     assert FIRST.pending(db) == 1500
     done = flask(stack.environ, tmp_path, "migrations", "run")
     assert (done.returncode, done.stdout.split()[:2]) == (0, [FIRST.id, "applied"]), done.stderr
     assert FIRST.pending(db) == 0
-    sealer = AuditSealer(db, delay=0)
+    sealer = ChainSealer(db, AUDIT, delay=0)
     sealer.tick()
     sealer.stop()
-    report = AuditChain(db).verify()
-    assert (report.problems, report.rows) == ([], 1501), "and the row about the migration itself"
+    report = Chain(db, AUDIT).verify()
+    assert (report.problems, report.rows) == ([], 1500 + len(MIGRATIONS)), "and the rows about the migrations themselves"
     sealed = [row_id for seal in database["audit_seals"].find().sort("_id") for row_id in seal["ids"]]
     assert sealed[:1500] == [row["_id"] for row in rows]
     assert "applied" in flask(stack.environ, tmp_path, "migrations", "status").stdout
     assert flask(stack.environ, tmp_path, "migrations", "run").stdout == "nothing to do\n"
+
+
+def test_transactions_from_before_the_ledgers_chain_get_their_place_in_it(db: DatabaseManager, database: Db) -> None:
+    ids = [f"tx_{number:04d}" for number in range(1500)]
+    database["transactions"].insert_many([{"_id": each, "amount": 1} for each in ids])
+    assert SECOND.pending(db) == 1500
+    batches: list[int] = []
+    SECOND.up(db, batches.append)
+    assert (SECOND.pending(db), batches) == (0, [1000, 500])
+    chain = Chain(db, LEDGER)
+    while chain.seal(Timestamp(2**32 - 2, 0), lambda _session: None):
+        pass
+    report = chain.verify()
+    assert (report.problems, report.rows) == ([], 1500)
+    assert [row_id for seal in database["ledger_seals"].find().sort("_id") for row_id in seal["ids"]] == ids

@@ -53,9 +53,9 @@ def make(store: Store) -> Iterator[Callable[..., PostingEngine]]:
     """Started engines on `store`, stopped at the end."""
     engines: list[PostingEngine] = []
 
-    def make(batch_max: int = 256, queue_max: int = 2048, commit_seconds: float = COMMIT_SECONDS) -> PostingEngine:
+    def make(batch_max: int = 256, queue_max: int = 2048, commit_seconds: float = COMMIT_SECONDS, lanes: int = 1) -> PostingEngine:
         engine = PostingEngine(
-            store, batch_max=batch_max, queue_max=queue_max, commit_seconds=commit_seconds, on_commit=lambda outcome: None
+            store, batch_max=batch_max, queue_max=queue_max, commit_seconds=commit_seconds, on_commit=lambda outcome: None, lanes=lanes
         )
         engine.start()
         engines.append(engine)
@@ -65,7 +65,7 @@ def make(store: Store) -> Iterator[Callable[..., PostingEngine]]:
     store.gate.set()
     for engine in engines:
         engine.stop()
-        assert not engine._thread.is_alive()
+        assert not any(thread.is_alive() for thread in engine._threads)
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def test_a_stop_finishes_what_waits_and_refuses_what_comes(
     store.gate.set()
     assert [answer.result(5).status for answer in answers] == [201] * 6
     stopping.result(5)
-    assert not engine._thread.is_alive()
+    assert not any(thread.is_alive() for thread in engine._threads)
     assert store.wallets["a"].settled == 995
 
 
@@ -289,3 +289,16 @@ def test_stopping_twice_or_before_the_start_is_harmless(make: Callable[..., Post
     PostingEngine(store, batch_max=1, queue_max=1, commit_seconds=1, on_commit=lambda outcome: None).stop()
     with pytest.raises(Unavailable):
         engine.submit(command(grant("a", 1)))
+
+
+def test_a_second_commit_goes_along_on_other_wallets_and_never_on_the_same(
+    make: Callable[..., PostingEngine], store: Store, pool: ThreadPoolExecutor
+) -> None:
+    engine = make(lanes=2)
+    answers = submit_behind(engine, store, pool, [command(debit("a", 1))])
+    answers.append(pool.submit(engine.submit, command(grant("b", 1))))
+    assert store.entered.acquire(timeout=5)
+    assert engine.queue_length == 1
+    assert store.batches == [1, 1]
+    store.gate.set()
+    assert [answer.result(5).status for answer in answers] == [201] * 3

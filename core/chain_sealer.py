@@ -1,4 +1,4 @@
-"""Seals the audit log off the hot path: one worker of all at a time, and never before every row of the past has arrived."""
+"""Seals a log off the hot path: one worker of all at a time, and never before every row of the past has arrived."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bson import Timestamp
+from pymongo.client_session import ClientSession
 
-from core import metrics
-from core.audit_chain import SEAL_ROWS, AuditChain, head_of
-from core.lease import Lease
+from core.chain import SEAL_ROWS, Chain, Log, head_of
+from core.lease import Lease, LeaseLost
 from tools.logger.custom_logger import custom_log
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _LEASE_SECONDS = 30.0
 _SEALS_A_TICK = 20
 
 
-class AuditSealer:
+class ChainSealer:
     """Call `tick` again and again in each worker; the holder of the lease seals, the others do nothing.
 
     Rows are sealed in the order of their stamps, the cluster's logical time at their insert, which only grows, also over elections.
@@ -31,9 +31,25 @@ class AuditSealer:
     monotonic clock: what has an older stamp was committed by then, or never will be. No wall clock plays a part.
     """
 
-    def __init__(self, database: DatabaseManager, delay: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.chain = AuditChain(database)
-        self._lease = Lease(database, "audit-sealer", _LEASE_SECONDS)
+    def __init__(
+        self,
+        database: DatabaseManager,
+        log: Log,
+        *,
+        delay: float,
+        clock: Callable[[], float] = time.monotonic,
+        may_seal: Callable[[], bool] = lambda: True,
+        looks_again: bool = True,
+    ) -> None:
+        """`may_seal`: asked before and after rows are read; False while they are not yet what they will be.
+
+        `looks_again`: whether a tick also verifies an older seal.
+        """
+        self.chain = Chain(database, log)
+        self._log = log
+        self._may_seal = may_seal
+        self._looks_again = looks_again
+        self._lease = Lease(database, log.lease, _LEASE_SECONDS)
         self._delay = delay
         self._clock = clock
         self._notes: deque[tuple[float, Timestamp]] = deque()
@@ -42,18 +58,20 @@ class AuditSealer:
         self._broken, self._was_broken = False, False
 
     def tick(self) -> int:
-        """Seal what may be sealed, look at one older seal again, and measure; how many rows were sealed. Unavailable, LeaseLost."""
-        if not self._lease.take():
+        """Seal what may be sealed, look at an older seal again, and measure; how many rows were sealed. Unavailable, LeaseLost."""
+        if not self._lease.take() or not self._may_seal():
             return 0
         horizon = self._note(self._lease.time)
         sealed = self._seal(horizon) if horizon is not None else 0
         last = self.chain.last_seal()
         if sealed and last is not None:
-            custom_log("audit log sealed", rows=sealed, head=head_of(last))
-        self._look_again()
-        metrics.AUDIT_UNSEALED.set(self.chain.unsealed(last))
+            custom_log(f"{self._log.title} sealed", rows=sealed, head=head_of(last))
+        if self._looks_again:
+            self._look_again()
+        _, unsealed, last_sealed = self._log.gauges
+        unsealed.set(self.chain.unsealed(last))
         if last is not None:
-            metrics.AUDIT_LAST_SEALED.set(last["sealed_at"].timestamp())
+            last_sealed.set(last["sealed_at"].timestamp())
         return sealed
 
     def stop(self) -> None:
@@ -70,7 +88,7 @@ class AuditSealer:
     def _seal(self, horizon: Timestamp) -> int:
         total = 0
         for _ in range(_SEALS_A_TICK):
-            sealed = self.chain.seal(horizon, self._lease.fence)
+            sealed = self.chain.seal(horizon, self._fence)
             total += sealed
             if sealed < SEAL_ROWS:
                 break
@@ -78,15 +96,20 @@ class AuditSealer:
             time.sleep(0)
         return total
 
+    def _fence(self, session: ClientSession) -> None:
+        self._lease.fence(session)
+        if not self._may_seal():
+            raise LeaseLost(self._log.lease)
+
     def _look_again(self) -> None:
         """Verify the next seal, round and round. What is found to be broken stays so until a whole round finds nothing."""
         seal = self.chain.seal_after(self._checked["_id"] if self._checked else 0)
         problems = self.chain.problems_of(seal, self._checked) if seal is not None else []
         self._broken = self._broken or bool(problems)
-        metrics.AUDIT_CHAIN_OK.set(not (self._broken or self._was_broken))
+        self._log.gauges[0].set(not (self._broken or self._was_broken))
         if problems:
             first = problems[0]
-            custom_log("the audit log was tampered with", level="ERROR", problem=first.kind, seq=first.seq, row=first.row)
+            custom_log(f"the {self._log.title} was tampered with", level="ERROR", problem=first.kind, seq=first.seq, row=first.row)
         self._checked = seal
         if seal is None:
             self._was_broken, self._broken = self._broken, False

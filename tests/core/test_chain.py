@@ -1,4 +1,4 @@
-"""The audit log's chain: every row gets its seal, once, and whoever touches a sealed row is found out."""
+"""The chain of a log, be it the audit log or the ledger: every row gets its seal, once, and whoever touches a sealed row is found out."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from core import audit_chain
-from core.audit import audit_entry
-from core.audit_chain import ROWS, SEALS, AuditChain, Problem, head_of
-from core.audit_sealer import AuditSealer
+from core import chain as chain_module
+from core.audit import AUDIT, audit_entry
+from core.chain import Chain, Log, Problem, head_of
+from core.chain_sealer import ChainSealer
 from core.lease import LeaseLost
 from core.managers.database_manager import DatabaseManager
+from core.modules.ledger_module.repository import LEDGER
 from tests.support.commands import flask
 from tests.support.in_process import Managers
 from tools.error_handling.errors import OutcomeUnknown
 from tools.local_stack import LocalStack
+from utils.ids import new_id
 
 Db = Database[dict[str, Any]]
 EVER = Timestamp(2**32 - 2, 0)
@@ -54,28 +56,42 @@ def db(stack: LocalStack) -> Iterator[DatabaseManager]:
     managers.dispose()
 
 
+@pytest.fixture(params=[AUDIT, LEDGER], ids=lambda log: log.rows)
+def log(request: pytest.FixtureRequest) -> Log:
+    """What is true of one chain is true of the other."""
+    sealed: Log = request.param
+    return sealed
+
+
 @pytest.fixture
-def chain(db: DatabaseManager, database: Db, monkeypatch: pytest.MonkeyPatch) -> AuditChain:
+def chain(db: DatabaseManager, database: Db, log: Log, monkeypatch: pytest.MonkeyPatch) -> Chain:
     """An empty log; seals of three rows each."""
-    monkeypatch.setattr(audit_chain, "SEAL_ROWS", 3)
-    monkeypatch.setattr("core.audit_sealer.SEAL_ROWS", 3)
-    for name in (ROWS, SEALS, "leases"):
+    monkeypatch.setattr(chain_module, "SEAL_ROWS", 3)
+    monkeypatch.setattr("core.chain_sealer.SEAL_ROWS", 3)
+    for name in (log.rows, log.seals, "leases"):
         database[name].delete_many({})
-    return AuditChain(db)
+    return Chain(db, log)
 
 
 def unfenced(_session: ClientSession) -> None:
     """A seal without a lease."""
 
 
-def write(db: DatabaseManager, count: int) -> list[ObjectId]:
+def row_of(log: Log, target: str) -> dict[str, Any]:
+    """Anything that could be a row of `log`; the server stamps it."""
+    row = audit_entry("things.insert", target)
+    return row if log is AUDIT else {**row, "_id": new_id("tx")}
+
+
+def write(chain: Chain, count: int) -> list[Any]:
     """`count` rows in one commit; their ids."""
-    rows = [audit_entry("things.insert", f"t{number}") for number in range(count)]
-    db.transaction(lambda session: db.insert_rows(ROWS, rows, session))
+    rows = [row_of(chain.log, f"t{number}") for number in range(count)]
+    db = chain._database
+    db.transaction(lambda session: db.insert_rows(chain.log.rows, rows, session))
     return [row["_id"] for row in rows]
 
 
-def seal_all(chain: AuditChain) -> None:
+def seal_all(chain: Chain) -> None:
     while chain.seal(EVER, unfenced):
         pass
 
@@ -83,10 +99,10 @@ def seal_all(chain: AuditChain) -> None:
 # Sealing
 
 
-def test_each_row_is_sealed_once_in_the_order_in_which_the_server_took_it(chain: AuditChain, db: DatabaseManager, database: Db) -> None:
-    ids = write(db, 4) + write(db, 4)
+def test_each_row_is_sealed_once_in_the_order_in_which_the_server_took_it(chain: Chain, db: DatabaseManager, database: Db) -> None:
+    ids = write(chain, 4) + write(chain, 4)
     seal_all(chain)
-    seals = list(database[SEALS].find().sort("_id"))
+    seals = list(database[chain.log.seals].find().sort("_id"))
     assert [row_id for seal in seals for row_id in seal["ids"]] == ids
     assert [(seal["_id"], seal["first"], seal["count"]) for seal in seals] == [(1, 1, 3), (2, 4, 3), (3, 7, 2)]
     assert chain.seal(EVER, unfenced) == 0
@@ -96,36 +112,37 @@ def test_each_row_is_sealed_once_in_the_order_in_which_the_server_took_it(chain:
     assert report.head == head_of(seals[-1])
 
 
-def test_an_empty_log_is_intact(chain: AuditChain) -> None:
+def test_an_empty_log_is_intact(chain: Chain) -> None:
     report = chain.verify()
     assert (report.ok, report.rows, report.head) == (True, 0, f"0:{'00' * 32}")
 
 
-def test_the_clock_of_the_one_who_writes_plays_no_part(chain: AuditChain, db: DatabaseManager) -> None:
+def test_the_clock_of_the_one_who_writes_plays_no_part(chain: Chain, db: DatabaseManager) -> None:
     """A host whose clock is years behind makes ids and dates that lie before rows that were sealed long ago."""
-    write(db, 2)
+    write(chain, 2)
     seal_all(chain)
-    late = {**audit_entry("things.insert", "late"), "_id": ObjectId("000000010000000000000000"), "created_at": None}
-    db.transaction(lambda session: db.insert_rows(ROWS, [late], session))
+    first_of_all = ObjectId("000000010000000000000000") if chain.log is AUDIT else "tx_0"
+    late = {**row_of(chain.log, "late"), "_id": first_of_all, "created_at": None}
+    db.transaction(lambda session: db.insert_rows(chain.log.rows, [late], session))
     seal_all(chain)
     assert (chain.verify().ok, chain.verify().rows) == (True, 3)
 
 
-def test_a_row_that_commits_late_is_not_missed(chain: AuditChain, db: DatabaseManager) -> None:
+def test_a_row_that_commits_late_is_not_missed(chain: Chain, db: DatabaseManager) -> None:
     """Its stamp is older than that of rows that are visible already: the sealer waits until nothing can be under way any more."""
     now = [0.0]
-    sealer = AuditSealer(db, delay=100.0, clock=lambda: now[0])
+    sealer = ChainSealer(db, chain.log, delay=100.0, clock=lambda: now[0])
     written, commit = threading.Event(), threading.Event()
 
     def slow(session: ClientSession) -> None:
-        db.insert_rows(ROWS, [audit_entry("things.insert", "slow")], session)
+        db.insert_rows(chain.log.rows, [row_of(chain.log, "slow")], session)
         written.set()
         assert commit.wait(4)
 
     thread = threading.Thread(target=lambda: db.transaction(slow))
     thread.start()
     assert written.wait(4)
-    write(db, 2)
+    write(chain, 2)
     try:
         assert sealer.tick() == 0
         now[0] = 99.0
@@ -139,33 +156,33 @@ def test_a_row_that_commits_late_is_not_missed(chain: AuditChain, db: DatabaseMa
     sealer.stop()
 
 
-def test_of_many_sealers_one_seals_and_the_next_goes_on_when_it_stops(chain: AuditChain, db: DatabaseManager) -> None:
-    first, second = AuditSealer(db, delay=0), AuditSealer(db, delay=0)
-    write(db, 7)
+def test_of_many_sealers_one_seals_and_the_next_goes_on_when_it_stops(chain: Chain, db: DatabaseManager) -> None:
+    first, second = ChainSealer(db, chain.log, delay=0), ChainSealer(db, chain.log, delay=0)
+    write(chain, 7)
     assert [first.tick(), second.tick()] == [7, 0]
-    write(db, 2)
+    write(chain, 2)
     first.stop()
     assert second.tick() == 2
     second.stop()
     assert (chain.verify().ok, chain.verify().rows) == (True, 9)
 
 
-def test_a_sealer_that_slept_over_its_lease_writes_nothing(chain: AuditChain, db: DatabaseManager, database: Db) -> None:
-    sleeper, awake = AuditSealer(db, delay=0), AuditSealer(db, delay=0)
-    write(db, 2)
+def test_a_sealer_that_slept_over_its_lease_writes_nothing(chain: Chain, db: DatabaseManager, database: Db) -> None:
+    sleeper, awake = ChainSealer(db, chain.log, delay=0), ChainSealer(db, chain.log, delay=0)
+    write(chain, 2)
     assert sleeper._lease.take()
-    database["leases"].update_one({"_id": "audit-sealer"}, {"$currentDate": {"expires_at": True}})
+    database["leases"].update_one({"_id": chain.log.lease}, {"$currentDate": {"expires_at": True}})
     assert awake._lease.take()
     with pytest.raises(LeaseLost):
         sleeper._seal(EVER)
-    assert database[SEALS].count_documents({}) == 0
+    assert database[chain.log.seals].count_documents({}) == 0
     assert awake._seal(EVER) == 2
     awake.stop()
 
 
-def test_two_seals_cannot_follow_the_same_one(chain: AuditChain, db: DatabaseManager) -> None:
+def test_two_seals_cannot_follow_the_same_one(chain: Chain, db: DatabaseManager) -> None:
     """Without any lease: the number of a seal is taken once."""
-    write(db, 2)
+    write(chain, 2)
 
     def meanwhile(_session: ClientSession) -> None:
         if not chain.last_seal():
@@ -177,8 +194,8 @@ def test_two_seals_cannot_follow_the_same_one(chain: AuditChain, db: DatabaseMan
 
 
 @pytest.mark.parametrize("command", ["insert", "commitTransaction"])
-def test_a_seal_whose_fate_is_unknown_leaves_no_gap_and_no_twin(command: str, chain: AuditChain, db: DatabaseManager, database: Db) -> None:
-    write(db, 5)
+def test_a_seal_whose_fate_is_unknown_leaves_no_gap_and_no_twin(command: str, chain: Chain, db: DatabaseManager, database: Db) -> None:
+    write(chain, 5)
     data = {"failCommands": [command], "appName": "credit-system-read_write", "closeConnection": True}
     database.client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 2}, "data": data})
     try:
@@ -191,9 +208,9 @@ def test_a_seal_whose_fate_is_unknown_leaves_no_gap_and_no_twin(command: str, ch
     assert (chain.verify().ok, chain.verify().rows) == (True, 5)
 
 
-def test_a_thousand_rows_are_one_round_trip(chain: AuditChain, db: DatabaseManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_chain, "SEAL_ROWS", 1000)
-    write(db, 1500)
+def test_a_thousand_rows_are_one_round_trip(chain: Chain, db: DatabaseManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain_module, "SEAL_ROWS", 1000)
+    write(chain, 1500)
     assert [chain.seal(EVER, unfenced), chain.seal(EVER, unfenced)] == [1000, 500]
     assert (chain.verify().ok, chain.verify().rows) == (True, 1500)
 
@@ -201,46 +218,46 @@ def test_a_thousand_rows_are_one_round_trip(chain: AuditChain, db: DatabaseManag
 # Tampering
 
 
-def change(database: Db, ids: list[ObjectId]) -> None:
-    database[ROWS].update_one({"_id": ids[3]}, {"$set": {"actor_id": "u_innocent"}})
+def change(database: Db, log: Log, ids: list[Any]) -> None:
+    database[log.rows].update_one({"_id": ids[3]}, {"$set": {"actor_id": "u_innocent"}})
 
 
-def change_type(database: Db, ids: list[ObjectId]) -> None:
-    database[ROWS].update_one({"_id": ids[3]}, {"$unset": {"target": ""}})
+def change_type(database: Db, log: Log, ids: list[Any]) -> None:
+    database[log.rows].update_one({"_id": ids[3]}, {"$unset": {"target": ""}})
 
 
-def change_stamp(database: Db, ids: list[ObjectId]) -> None:
-    database[ROWS].update_one({"_id": ids[3]}, {"$set": {"stamp": EVER}})
+def change_stamp(database: Db, log: Log, ids: list[Any]) -> None:
+    database[log.rows].update_one({"_id": ids[3]}, {"$set": {"stamp": EVER}})
 
 
-def delete(database: Db, ids: list[ObjectId]) -> None:
-    database[ROWS].delete_one({"_id": ids[3]})
+def delete(database: Db, log: Log, ids: list[Any]) -> None:
+    database[log.rows].delete_one({"_id": ids[3]})
 
 
-def insert(database: Db, ids: list[ObjectId]) -> None:
-    stamp = database[ROWS].find_one({"_id": ids[2]})["stamp"]  # type: ignore[index]
-    database[ROWS].insert_one({**audit_entry("things.insert", "forged"), "_id": "forged", "stamp": stamp})
+def insert(database: Db, log: Log, ids: list[Any]) -> None:
+    stamp = database[log.rows].find_one({"_id": ids[2]})["stamp"]  # type: ignore[index]
+    database[log.rows].insert_one({**row_of(log, "forged"), "_id": "forged", "stamp": stamp})
 
 
-def insert_without_stamp(database: Db, ids: list[ObjectId]) -> None:
-    row = audit_entry("things.insert", "forged")
+def insert_without_stamp(database: Db, log: Log, ids: list[Any]) -> None:
+    row = row_of(log, "forged")
     del row["stamp"]
-    database[ROWS].insert_one({**row, "_id": "forged"})
+    database[log.rows].insert_one({**row, "_id": "forged"})
 
 
-def swap(database: Db, ids: list[ObjectId]) -> None:
-    a, b = (database[ROWS].find_one({"_id": ids[index]}) for index in (3, 4))
+def swap(database: Db, log: Log, ids: list[Any]) -> None:
+    a, b = (database[log.rows].find_one({"_id": ids[index]}) for index in (3, 4))
     assert a is not None
     assert b is not None
-    database[ROWS].replace_one({"_id": ids[3]}, {**b, "_id": ids[3], "stamp": a["stamp"]})
+    database[log.rows].replace_one({"_id": ids[3]}, {**b, "_id": ids[3], "stamp": a["stamp"]})
 
 
-def delete_seal(database: Db, ids: list[ObjectId]) -> None:
-    database[SEALS].delete_one({"_id": 2})
+def delete_seal(database: Db, log: Log, ids: list[Any]) -> None:
+    database[log.seals].delete_one({"_id": 2})
 
 
-def forge_seal(database: Db, ids: list[ObjectId]) -> None:
-    database[SEALS].update_one({"_id": 2}, {"$set": {"prev": bytes(32)}})
+def forge_seal(database: Db, log: Log, ids: list[Any]) -> None:
+    database[log.seals].update_one({"_id": 2}, {"$set": {"prev": bytes(32)}})
 
 
 @pytest.mark.parametrize(
@@ -258,69 +275,69 @@ def forge_seal(database: Db, ids: list[ObjectId]) -> None:
     ],
 )
 def test_the_first_bad_row_is_named(
-    tamper: Callable[[Db, list[ObjectId]], None], kind: str, seq: int, chain: AuditChain, db: DatabaseManager, database: Db
+    tamper: Callable[[Db, Log, list[Any]], None], kind: str, seq: int, chain: Chain, db: DatabaseManager, database: Db
 ) -> None:
-    ids = write(db, 8)
+    ids = write(chain, 8)
     seal_all(chain)
-    tamper(database, ids)
+    tamper(database, chain.log, ids)
     report = chain.verify()
     row = {"inserted": "forged", "changed": str(ids[3]), "deleted": str(ids[3])}.get(kind)
     assert report.problems[0] == Problem(kind, seq, row)
     assert len(report.problems) == 1 or kind.startswith("seal"), "one bad row does not spoil the others"
 
 
-def test_a_tail_that_was_cut_off_with_its_seals_is_missed_by_an_anchor(chain: AuditChain, db: DatabaseManager, database: Db) -> None:
-    ids = write(db, 8)
+def test_a_tail_that_was_cut_off_with_its_seals_is_missed_by_an_anchor(chain: Chain, db: DatabaseManager, database: Db) -> None:
+    ids = write(chain, 8)
     seal_all(chain)
     anchor = chain.verify().head
     assert chain.verify(anchor=anchor).ok
-    database[ROWS].delete_many({"_id": {"$in": ids[6:]}})
-    database[SEALS].delete_one({"_id": 3})
+    database[chain.log.rows].delete_many({"_id": {"$in": ids[6:]}})
+    database[chain.log.seals].delete_one({"_id": 3})
     assert chain.verify().ok, "by itself the rest is a chain"
     assert chain.verify(anchor=anchor).problems == [Problem("deleted", 8)]
 
 
-def test_a_chain_that_was_made_anew_is_not_the_one_of_the_anchor(chain: AuditChain, db: DatabaseManager, database: Db) -> None:
-    ids = write(db, 4)
+def test_a_chain_that_was_made_anew_is_not_the_one_of_the_anchor(chain: Chain, db: DatabaseManager, database: Db) -> None:
+    ids = write(chain, 4)
     seal_all(chain)
     anchor = chain.verify().head
-    change(database, ids)
-    database[SEALS].delete_many({})
+    change(database, chain.log, ids)
+    database[chain.log.seals].delete_many({})
     seal_all(chain)
-    write(db, 4)
+    write(chain, 4)
     seal_all(chain)
     assert chain.verify().ok
     assert chain.verify(anchor=anchor).problems == [Problem("changed", 4)]
 
 
 @pytest.mark.parametrize("anchor", ["x", "1:zz", "1", "1:00"])
-def test_an_anchor_that_is_none_is_refused(anchor: str, chain: AuditChain) -> None:
+def test_an_anchor_that_is_none_is_refused(anchor: str, chain: Chain) -> None:
     with pytest.raises(ValueError):
         chain.verify(anchor=anchor)
 
 
-def test_the_sealer_looks_again_at_what_it_sealed(chain: AuditChain, db: DatabaseManager, database: Db) -> None:
+def test_the_sealer_looks_again_at_what_it_sealed(chain: Chain, db: DatabaseManager, database: Db) -> None:
     def gauge(name: str) -> float:
-        value = REGISTRY.get_sample_value(name)
+        value = REGISTRY.get_sample_value(f"credit_{'audit' if chain.log is AUDIT else 'ledger'}_{name}")
         assert value is not None
         return value
 
-    sealer = AuditSealer(db, delay=0)
-    ids = write(db, 5)
+    sealer = ChainSealer(db, chain.log, delay=0)
+    ids = write(chain, 5)
     for _ in range(4):
         sealer.tick()
-    assert gauge("credit_audit_chain_ok") == 1
-    assert gauge("credit_audit_unsealed_rows") == 0
-    assert gauge("credit_audit_last_sealed_timestamp_seconds") > 0
-    change(database, ids)
+    assert gauge("chain_ok") == 1
+    assert gauge("unsealed_rows") == 0
+    assert gauge("last_sealed_timestamp_seconds") > 0
+    change(database, chain.log, ids)
     for _ in range(3):
         sealer.tick()
-    assert gauge("credit_audit_chain_ok") == 0
+    assert gauge("chain_ok") == 0
     sealer.stop()
 
 
-def test_progress_is_told(chain: AuditChain, db: DatabaseManager) -> None:
-    write(db, 7)
+def test_progress_is_told(chain: Chain, db: DatabaseManager) -> None:
+    write(chain, 7)
     seal_all(chain)
     told: list[tuple[int, int]] = []
     chain.verify(lambda done, total: told.append((done, total)))
@@ -330,16 +347,17 @@ def test_progress_is_told(chain: AuditChain, db: DatabaseManager) -> None:
 # flask audit verify
 
 
+@pytest.mark.parametrize("log", [AUDIT], indirect=True)
 def test_the_command_says_it_by_its_exit_code_too(
-    chain: AuditChain, db: DatabaseManager, database: Db, stack: LocalStack, tmp_path: Path
+    chain: Chain, db: DatabaseManager, database: Db, stack: LocalStack, tmp_path: Path
 ) -> None:
-    ids = write(db, 5)
+    ids = write(chain, 5)
     seal_all(chain)
     fine = flask(stack.environ, tmp_path, "audit", "verify", "--json")
     assert fine.returncode == 0, fine.stderr
     report = chain.verify()
     assert json.loads(fine.stdout) == {"ok": True, **asdict(report)}
-    delete(database, ids)
+    delete(database, chain.log, ids)
     broken = flask(stack.environ, tmp_path, "audit", "verify", "--anchor", report.head)
     assert broken.returncode == 1
     assert broken.stdout.splitlines()[0] == "BROKEN: 5 rows sealed, 0 wait for their seal"
