@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import fcntl
+import ipaddress
 import os
 import secrets
 import uuid
@@ -44,12 +45,19 @@ def own_certificate(host: str = "localhost") -> str:
     until = now + datetime.timedelta(days=_CERTIFICATE_DAYS)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, until)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_general_name(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
     plain = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return (certificate.public_bytes(pem) + plain).decode()
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 MONGODB: dict[str, Maker] = {
