@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bson import Timestamp
 from pymongo.client_session import ClientSession
 
+from core import metrics
 from core.chain import SEAL_ROWS, Chain, Log, head_of
 from core.lease import Lease, LeaseLost
 from tools.logger.custom_logger import custom_log
@@ -59,7 +60,11 @@ class ChainSealer:
 
     def tick(self) -> int:
         """Seal what may be sealed, look at an older seal again, and measure; how many rows were sealed. Unavailable, LeaseLost."""
+        was_ours = self._lease.is_held
         if not self._lease.take() or not self._may_seal():
+            if was_ours:
+                # Whoever seals now tells; what we told would stand on this machine for ever.
+                self._log.gauges[1].set(0)
             return 0
         horizon = self._note(self._lease.time)
         sealed = self._seal(horizon) if horizon is not None else 0
@@ -72,6 +77,7 @@ class ChainSealer:
         unsealed.set(self.chain.unsealed(last))
         if last is not None:
             last_sealed.set(last["sealed_at"].timestamp())
+        metrics.note_run(self._log.lease)
         return sealed
 
     def stop(self) -> None:

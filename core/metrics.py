@@ -10,12 +10,39 @@ _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _LATENESS = (0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 21_600, 86_400)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
+# The process.
+BUILD_INFO = Gauge("credit_build_info", "1, with the version that runs and its Python.", ("version", "python"), multiprocess_mode="livemax")
+WORKERS = Gauge("credit_workers", "Worker processes that run.", multiprocess_mode="livesum")
+WORKER_STARTS = Counter("credit_worker_starts_total", "Worker processes started, those in place of others included.")
+MEMORY = Gauge("credit_process_resident_memory_bytes", "Memory of all workers.", multiprocess_mode="livesum")
+CPU_SECONDS = Counter("credit_process_cpu_seconds_total", "Time on the processor of all workers.")
+DISK_SIZE = Gauge("credit_filesystem_size_bytes", "Size of the file system of a volume.", ("volume",), multiprocess_mode="livemax")
+DISK_AVAILABLE = Gauge(
+    "credit_filesystem_available_bytes", "Bytes left in the file system of a volume.", ("volume",), multiprocess_mode="livemin"
+)
+# What repeats in the background, in one worker of all: who has done it last tells when.
+BACKGROUND_RUN = Gauge(
+    "credit_background_last_run_timestamp_seconds",
+    "When work in the background last went well here.",
+    ("work",),
+    multiprocess_mode="mostrecent",
+)
+
 REQUESTS = Counter("credit_http_requests_total", "HTTP requests answered.", ("method", "route", "status"))
 REQUEST_SECONDS = Histogram("credit_http_request_duration_seconds", "Time to answer a request.", ("method", "route"), buckets=_LATENCY)
 RATE_LIMIT_DECISIONS = Counter("credit_rate_limit_decisions_total", "What the rate limiter decided.", ("policy", "decision"))
 RATE_LIMIT_DEGRADED = Gauge("credit_rate_limit_degraded", "1 while a worker counts without Redis.", multiprocess_mode="livemax")
 BANS = Counter("credit_bans_total", "Identifiers banned.", ("type",))
 AUTH_ATTEMPTS = Counter("credit_auth_attempts_total", "Log-ins and refreshes by outcome.", ("kind", "outcome"))
+# Of the whole database, and the same on every worker (core/census.py).
+SESSIONS = Gauge("credit_sessions_active", "Sessions that have not ended.", multiprocess_mode="livemostrecent")
+USERS_ACTIVE = Gauge(
+    "credit_users_active", "Users with a session that was opened or refreshed lately.", ("window",), multiprocess_mode="livemostrecent"
+)
+WALLET_BALANCE = Gauge(
+    "credit_wallet_balance", "Minor units in all wallets of an asset.", ("asset", "state"), multiprocess_mode="livemostrecent"
+)
+WALLETS = Gauge("credit_wallets", "Wallets that hold something or owe it.", ("asset",), multiprocess_mode="livemostrecent")
 TRANSACTIONS = Counter("credit_transactions_total", "Ledger transactions posted.", ("type",))
 AMOUNT = Counter("credit_transactions_amount_total", "Minor units moved.", ("type", "asset"))
 REFUSALS = Counter("credit_transaction_refusals_total", "Money verbs refused.", ("code",))
@@ -44,9 +71,12 @@ PUSHES = Counter("credit_pushes_total", "Events about wallets sent to their owne
 PUSHES_DROPPED = Counter("credit_pushes_dropped_total", "Transactions of which sockets were not told.")
 # A series of its own, so that there is none where Vault is not in use.
 VAULT_TOKEN_TTL = Gauge("credit_vault_token_ttl_seconds", "Seconds until our Vault token ends.", ("auth",), multiprocess_mode="livemin")
+VAULT_SECONDS = Histogram("credit_vault_request_duration_seconds", "Time of one request to Vault.", buckets=_LATENCY)
 VAULT_REFRESH_FAILURES = Counter("credit_vault_refresh_failures_total", "Renewals and reads that Vault did not answer.", ("what",))
 SETTINGS_REFRESHES = Counter("credit_settings_refreshes_total", "Changed settings taken over while running, or not.", ("outcome",))
 # Series that are there from the start: the first failure is an increase, too.
+for _type in ("ip", "user", "api_key"):
+    BANS.labels(_type)
 for _what in ("token", "lease", "secret"):
     VAULT_REFRESH_FAILURES.labels(_what)
 for _outcome in ("succeeded", "failed", "skipped", "retried"):
@@ -65,6 +95,12 @@ MONGO_POOL_SIZE = Gauge("credit_mongodb_pool_connections", "Open connections to 
 MONGO_POOL_USED = Gauge("credit_mongodb_pool_in_use", "Connections to MongoDB that are being used.", ("role",), multiprocess_mode="livesum")
 MONGO_POOL_WAIT = Counter("credit_mongodb_pool_wait_seconds_total", "Time spent waiting for a connection to MongoDB.", ("role",))
 MONGO_PRIMARY_CHANGES = Counter("credit_mongodb_primary_changes_total", "Times that a worker saw the primary change or vanish.")
+MONGO_MEMBERS = Gauge(
+    "credit_mongodb_members", "Members of the replica set, as the workers see them.", ("state",), multiprocess_mode="livemostrecent"
+)
+MONGO_LAG = Gauge(
+    "credit_mongodb_replication_lag_seconds", "How far the slowest secondary is behind the primary.", multiprocess_mode="livemax"
+)
 AUDIT_CHAIN_OK = Gauge("credit_audit_chain_ok", "1 while the sealed audit log is as it was sealed, else 0.", multiprocess_mode="mostrecent")
 AUDIT_UNSEALED = Gauge(
     "credit_audit_unsealed_rows", "Audit rows that wait for their seal, counted up to 10000.", multiprocess_mode="mostrecent"
@@ -108,6 +144,11 @@ ERRORS = Counter("credit_errors_total", "Errors answered, by code.", ("code",))
 # policies and decisions.
 _request_metrics: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 _decision_metrics: dict[tuple[str, str], Counter] = {}
+
+
+def note_run(work: str) -> None:
+    """Say that `work` in the background has just gone well."""
+    BACKGROUND_RUN.labels(work).set_to_current_time()
 
 
 def observe_request(method: str, route: str, status: int, seconds: float) -> None:

@@ -31,6 +31,7 @@ from core.managers.vault_manager import VaultManager
 from core.managers.websocket_manager import WebSocketManager
 from core.plugin_sources import PluginSet, find_plugins
 from core.settings_refresh import SettingsRefresh
+from core.vitals import Vitals
 from core.web.docs_routes import DocumentationRoutes
 from core.web.flask_app import configure_flask_app
 from core.web.request_chain import RequestChain
@@ -94,6 +95,7 @@ class AppManager:
         self._health: tuple[float, dict[str, Any]] = (float("-inf"), {})
         self._checks = HealthChecks(_HEALTH_CHECK_SECONDS)
         self.settings_refresh = SettingsRefresh(self, lambda: self._read_settings(self.vault_manager.fresh_settings()))
+        self._vitals = Vitals(self)
         for manager_class in BOOT_ORDER:
             setattr(self, f"{manager_class.name}_manager", manager_class(self))
 
@@ -106,6 +108,7 @@ class AppManager:
             configure_logging(load_plain(*self._environ))
             self._boot(app)
             self.settings_refresh.start()
+            self._vitals.start()
             self.hooks_manager.trigger("after_boot")
         except BaseException as error:
             self.dispose()
@@ -138,6 +141,7 @@ class AppManager:
     def dispose(self) -> None:
         """Stop the managers in reverse; every one is told, whatever the others do. Safe to call twice."""
         self.settings_refresh.stop()
+        self._vitals.stop()
         if self.hooks_manager.initialized:
             self.hooks_manager.announce_stop()
         self._checks.stop()

@@ -11,7 +11,9 @@ import pymongo
 from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+from pymongo.server_description import ServerDescription
 
+from core import metrics
 from core.contracts import ADMIN, READ_ONLY, READ_WRITE
 from core.managers.base import BootError
 from core.managers.database_monitor import CommandMonitor, PoolMonitor, PrimaryMonitor
@@ -74,6 +76,26 @@ class RoleClient:
         kinds = [server.server_type_name for server in self.client.topology_description.server_descriptions().values()]
         counts = {"primary": kinds.count("RSPrimary"), "secondary": kinds.count("RSSecondary")}
         return {**counts, "other": len(kinds) - sum(counts.values())}
+
+    def publish_members(self) -> None:
+        """Bring the metrics of the replica set up to date."""
+        for state, number in self.members().items():
+            metrics.MONGO_MEMBERS.labels(state).set(number)
+        lag = self._lag()
+        if lag is not None:
+            metrics.MONGO_LAG.set(lag)
+
+    def _lag(self) -> float | None:
+        """Seconds that the slowest secondary is behind; None while there is no primary.
+
+        As drivers estimate staleness (the server selection specification): from each member's own last write at its last
+        heartbeat, which needs no right to ask for the set's status. It is right to about one heartbeat.
+        """
+        servers = [server for server in self.client.topology_description.server_descriptions().values() if server.last_write_date]
+        primary = next((_unwritten(server) for server in servers if server.server_type_name == "RSPrimary"), None)
+        if primary is None:
+            return None
+        return max([0.0, *(_unwritten(server) - primary for server in servers if server.server_type_name == "RSSecondary")])
 
     def close(self) -> None:
         """Close all connections."""
@@ -148,3 +170,9 @@ def tls_options(config: Mapping[str, Any]) -> dict[str, Any]:
     files = {"tlsCAFile": config["MONGODB_CA_FILE"], "tlsCertificateKeyFile": config["MONGODB_CERTIFICATE_FILE"]}
     given = {option: file for option, file in files.items() if file}
     return {"tls": True, **given} if given else {}
+
+
+def _unwritten(server: ServerDescription) -> float:
+    """From a member's last write to its last heartbeat: seconds, but for an offset that is the same for all members."""
+    # Whoever asks has looked whether it has written.
+    return server.last_update_time - (server.last_write_date or 0.0)

@@ -308,6 +308,14 @@ class DatabaseManager(Manager):
         details = {"connection": "ok", "latency_ms": latency, "writable": writable, **self._figures()}
         return ("healthy" if writable else "unhealthy"), details
 
+    def file_system(self) -> dict[str, int]:
+        """`{size, available}` in bytes where the primary keeps its data; empty where it does not tell (a mongos)."""
+        with self.errors():
+            stats = self._roles[READ_WRITE].database.command("dbStats")
+        if "fsTotalSize" not in stats:
+            return {}
+        return {"size": int(stats["fsTotalSize"]), "available": int(stats["fsTotalSize"] - stats["fsUsedSize"])}
+
     def dispose(self) -> None:
         self.initialized = False
         if self._ticker is not None:
@@ -326,6 +334,7 @@ class DatabaseManager(Manager):
     def _tick(self) -> None:
         for each in self._roles.values():
             each.pool.publish()
+        self._roles[READ_WRITE].publish_members()
         self._sealer.tick()
 
     @staticmethod

@@ -50,7 +50,8 @@ class _Adapter(JSONAdapter):
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         limit = kwargs.pop("timeout", self._kwargs["timeout"])
-        return super().request(*args, timeout=min(limit, deadline.remaining(limit)), **kwargs)
+        with metrics.VAULT_SECONDS.time():
+            return super().request(*args, timeout=min(limit, deadline.remaining(limit)), **kwargs)
 
 
 class VaultSession:

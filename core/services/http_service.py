@@ -79,6 +79,9 @@ class HttpService:
 
     def initialize(self) -> None:
         """Begin to resolve names, and to probe where that is wanted."""
+        # Series that are there before the first call.
+        metrics.SERVICE_BREAKER_OPEN.labels(self.name).set(0)
+        metrics.SERVICE_SECONDS.labels(self.name)
         if self._changes:
             self._upkeep.start()
         else:

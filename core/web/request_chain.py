@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import math
 import re
@@ -101,6 +102,7 @@ class RequestChain:
     def _enter(self) -> None:
         trip = self._begin(request._get_current_object())  # type: ignore[attr-defined]
         if trip.route is not None and trip.route.unlimited:
+            self._refuse_strangers(trip.route, trip.environ)
             return
         refusal = self._authenticate(trip)
         refusal = self._admit(trip) or refusal
@@ -124,6 +126,15 @@ class RequestChain:
         context.actor_id.set("anonymous")
         deadline.start(self._timeout)
         return trip
+
+    def _refuse_strangers(self, route: Route, environ: dict[str, Any]) -> None:
+        """Of a route with a secret: that its caller knows it."""
+        expected = self._app_manager.config[route.secret] if route.secret else None
+        if expected is None:
+            return
+        scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), expected.encode()):
+            raise Unauthenticated("Send the token of this route as: Authorization: Bearer <token>.", code="token-invalid")
 
     def _authenticate(self, trip: _Trip) -> AppError | None:
         """Read the token or the API key, if there is one. A bad one is only refused after it was counted against the address."""

@@ -113,6 +113,8 @@ class Route:
     html: bool = False
     answers: Answers | None = None
     refuses: tuple[str, ...] = ()
+    # The secret (a setting) that its callers send as a bearer token where it is set: of a program, not of a user.
+    secret: str = ""
     # Answers with an ETag; what changes the record takes it back as If-Match.
     versioned: bool = False
     # The content type of a body that the handler gets as bytes; empty: it gets `body`.

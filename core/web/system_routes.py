@@ -46,6 +46,7 @@ class SystemRoutes:
     def routes(self) -> list[Route]:
         """All of them, with what they answer."""
         of_system: dict[str, Any] = {"roles": PUBLIC, "unlimited": True}
+        of_metrics = {**of_system, "secret": "METRICS_TOKEN", "refuses": ("401 token-invalid",)}
         for_admins: dict[str, Any] = {"roles": ADMINS, "scope": ADMIN_SCOPE}
         health = {200: HealthView, 503: HealthView}
         ready = {200: ReadinessView, 503: ReadinessView}
@@ -53,7 +54,7 @@ class SystemRoutes:
             Route("GET", "/health", self.health, summary="Health of all managers and modules", answers=health, **of_system),
             Route("GET", "/health/live", self.live, summary="Whether this process runs", answers=AliveView, **of_system),
             Route("GET", "/health/ready", self.ready, summary="Whether requests can be served", answers=ready, **of_system),
-            Route("GET", "/metrics", self.metrics, summary="Prometheus metrics", answers={200: "text/plain"}, **of_system),
+            Route("GET", "/metrics", self.metrics, summary="Prometheus metrics", answers={200: "text/plain"}, **of_metrics),
             Route("GET", "/.well-known/jwks.json", self.token_keys, PUBLIC, "Public keys of access tokens", answers=WebKeys),
             Route("GET", "/modules/status", self.modules, summary="Status of all modules", answers=ModulesView, **for_admins),
             Route("GET", "/modules/{name}/health", self.module, summary="Health of one module", answers=PartHealth, **for_admins),

@@ -13,6 +13,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from pymongo.database import Database
 
+from core.web.openapi import VERSION
 from tests.support.app_server import AppServer
 from tests.support.client import Client
 from tests.support.ledger import assert_sound
@@ -73,18 +74,36 @@ def test_metrics_sum_all_workers_and_outlive_a_worker(many: AppServer) -> None:
     assert served(many) == before + 200
     assert len([pid for pid in workers_with_counters(many) if psutil.pid_exists(pid)]) > 1, "one worker did it all"
 
-    victim = many.workers()[0]
+    victim, counted = many.workers()[0], counters(many)
     many.kill_worker()
     assert_gone([victim], 5)
     eventually(lambda: len(many.workers()) == WORKERS and many.is_ready(), 20)
     assert served(many) == before + 200, "the counters of a worker that died are part of the sum"
     eventually(lambda: not list(many.folder.glob(f"metrics-*/gauge_live*_{victim.pid}.db")), 5)
+    now = counters(many)
+    assert [(name, value) for name, value in counted.items() if now[name] < value] == [], "no counter goes back"
     assert user.wallet()["settled"] == 0
     eventually(lambda: served(many) == before + 201, 5)
 
 
+def test_the_workers_that_run_are_counted_and_not_those_that_ran(many: AppServer) -> None:
+    started = metric(many, "credit_worker_starts_total")
+    many.kill_worker()
+    eventually(lambda: metric(many, "credit_worker_starts_total") == started + 1, 20)
+    eventually(lambda: metric(many, "credit_workers") == WORKERS, 10)
+    assert metric(many, "credit_build_info", version=VERSION) == 1
+    assert metric(many, "credit_process_resident_memory_bytes") > WORKERS * 10_000_000
+
+
 def served(server: AppServer) -> float:
     return metric(server, "credit_http_requests_total", route="/wallets/{id}", method="GET", status="200")
+
+
+def counters(server: AppServer) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """All samples that only ever grow."""
+    families = text_string_to_metric_families(requests.get(f"{server.url}/metrics", timeout=10).text)
+    growing = (sample for family in families if family.type in ("counter", "histogram") for sample in family.samples)
+    return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in growing}
 
 
 def token_of(user: Client) -> dict[str, str]:

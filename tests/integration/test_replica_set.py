@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from pymongo.database import Database
 
 from tests.support import mutants
@@ -16,6 +17,7 @@ from tests.support.app_server import AppServer
 from tests.support.client import Client
 from tests.support.engines import running_engines
 from tests.support.history import Record, faults
+from tests.support.in_process import Managers
 from tests.support.polling import eventually
 from tests.support.verbs import AllVerbs, OverHttp, Recorder
 from tools.local_stack import LocalStack
@@ -88,6 +90,29 @@ def assert_honest(record: Record) -> None:
 
 def test_a_primary_that_steps_down_and_dies_costs_no_credits(app: AppServer, stack: LocalStack, books: Database[dict[str, Any]]) -> None:
     assert_safe(app, stack, books, rounds=2)
+
+
+def test_a_secondary_that_applies_nothing_is_seen_to_be_behind(stack: LocalStack, books: Database[dict[str, Any]]) -> None:
+    primary = stack.replica_set.primary()
+    secondary = next(member for member in stack.mongods if member is not primary)
+    managers = Managers({**stack.environ, "AUDIT_SEAL_SECONDS": "0.2"}, "database")
+    try:
+        eventually(lambda: gauge("members", state="secondary") == 2, 20)
+        eventually(lambda: gauge("replication_lag_seconds") is not None, 20)
+        with secondary.client() as client:
+            client.admin.command("configureFailPoint", "rsSyncApplyStop", mode="alwaysOn")
+            try:
+                eventually(lambda: books["scratch"].insert_one({}) and (gauge("replication_lag_seconds") or 0) > 2, 30)
+            finally:
+                client.admin.command("configureFailPoint", "rsSyncApplyStop", mode="off")
+        eventually(lambda: (gauge("replication_lag_seconds") or 0) < 1, 30)
+    finally:
+        managers.dispose()
+        books.drop_collection("scratch")
+
+
+def gauge(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(f"credit_mongodb_{name}", labels)
 
 
 @pytest.mark.soak

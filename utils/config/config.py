@@ -124,6 +124,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GRACEFUL_TIMEOUT", int, 5, "Seconds that requests in flight get to finish at a stop.", minimum=1),
     Setting("KEEPALIVE", int, 75, "Seconds an idle connection is kept open.", minimum=1),
     Setting("DATA_DIR", str, ".data", "Directory for run-time files (metrics of the workers)."),
+    Setting("METRICS_SECONDS", float, 15.0, "Seconds between two looks at what the gauges of /metrics tell.", minimum=0.5),
+    _secret("METRICS_TOKEN", "Token that /metrics asks for; without one it is open.", min_length=32, required=False),
     Setting("PROXY_COUNT", int, 0, "Number of trusted reverse proxies in front of us.", minimum=0),
     Setting("TRUSTED_HOSTS", tuple, (), "Host names that requests may carry; empty: any."),
     Setting("CORS_ORIGINS", tuple, (), "Origins that browsers may call us from, exact; empty: same origin only."),

@@ -51,6 +51,7 @@ class Checker:
             self._round = verification, verification.steps(), epoch
         if self._round is not None:
             self._go_on(*self._round)
+        metrics.note_run("ledger-checker")
 
     def stop(self) -> None:
         """Let another worker go on at once."""

@@ -80,6 +80,7 @@ class Runner:
         except Unavailable:
             self._rest()
             raise
+        metrics.note_run("schedules")
         return total
 
     def stop(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
+from core import metrics
 from core.modules.transactions_module.commands import Command, Verdict
 from core.modules.transactions_module.operations import Actor, Tidy
 from tools.error_handling.errors import AppError, Unavailable
@@ -51,6 +52,7 @@ class Sweeper:
             total += len(due)
             if len(due) < _WALLETS_AT_ONCE:
                 break
+        metrics.note_run("ledger-sweeper")
         return total
 
     def stop(self) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from core.census import Census
 from core.contracts import USER_DIRECTORY, Kind
 from core.modules.base_module import BaseModule
+from core.modules.wallet_module.census import WalletSums
 from core.modules.wallet_module.repository import WalletRepository
 from core.modules.wallet_module.routes import wallet_routes
 from core.modules.wallet_module.service import WalletService
@@ -34,11 +36,18 @@ class WalletModule(BaseModule):
         app_manager.hooks_manager.register_hook("user_created", self._open_default)
         app_manager.hooks_manager.declare_hook("user_erased", Kind.GATE)
         app_manager.hooks_manager.register_hook("user_erased", self._freeze)
+        sums = WalletSums(self.repository)
+        self._census = Census(app_manager.database_manager, "wallets", app_manager.config["METRICS_SECONDS"], sums.count, sums.show)
+        self._census.start()
         return True
 
     @property
     def routes(self) -> Sequence[Route]:
         return self._routes
+
+    def dispose(self) -> None:
+        if hasattr(self, "_census"):
+            self._census.stop()
 
     def _user_exists(self, user_id: str) -> bool:
         exists: bool = self._services.get_service(USER_DIRECTORY).is_active(user_id)

@@ -69,6 +69,16 @@ class WalletRepository:
         found = self._database.collection(_COLLECTION).find({"_id": {"$in": ids}}, session=session, batch_size=len(ids) + 1)
         return list(found)
 
+    def sums(self, assets: int) -> list[dict[str, Any]]:
+        """`{_id: asset, wallets, settled, held}` over all wallets that hold something or owe it, of the largest `assets` assets."""
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {"$or": [{"settled": {"$ne": 0}}, {"held": {"$ne": 0}}]}},
+            {"$group": {"_id": "$asset", "wallets": {"$sum": 1}, "settled": {"$sum": "$settled"}, "held": {"$sum": "$held"}}},
+            {"$sort": {"wallets": -1}},
+            {"$limit": assets},
+        ]
+        return self._database.on_collection(_COLLECTION, lambda wallets: list(wallets.aggregate(pipeline)))
+
     def save_many(self, changes: Iterable[tuple[str, int, dict[str, Any]]], session: ClientSession) -> int:
         """Write `(id, version that was read, fields)`; how many were still at that version."""
         updates = [({"_id": wallet_id, "version": version}, {"$set": fields}) for wallet_id, version, fields in changes]

@@ -47,7 +47,11 @@ class Relay:
 
     def tick(self) -> int:
         """Relay what waits; how many deliveries came of it. Unavailable, LeaseLost."""
+        was_ours = self._lease.is_held
         if not self._lease.take():
+            if was_ours:
+                # Whoever relays now tells; what we told would stand on this machine for ever.
+                metrics.WEBHOOK_BACKLOG.set(0)
             return 0
         total = 0
         for _ in range(_ROUNDS):
@@ -59,6 +63,7 @@ class Relay:
                 break
         since = self._outbox.waiting_since()
         metrics.WEBHOOK_BACKLOG.set(max(0.0, (self._clock() - since).total_seconds()) if since is not None else 0)
+        metrics.note_run("webhook-relay")
         return total
 
     def stop(self) -> None:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from core.census import Census
 from core.contracts import API_KEYS, Kind, UserEvent
 from core.modules.base_module import BaseModule
 from core.web.paging import Pager
 from core.web.routing import ADMIN, Principal, Route
 from plugins.main_plugin.modules.connection_api.api_keys import ApiKeys
+from plugins.main_plugin.modules.connection_api.census import SessionCount
 from plugins.main_plugin.modules.connection_api.key_repository import KeyRepository
 from plugins.main_plugin.modules.connection_api.login_brake import LoginBrake
 from plugins.main_plugin.modules.connection_api.passwords import Passwords
@@ -62,6 +64,9 @@ class ConnectionAPI(BaseModule):
         services.register_service("user_directory", self.users)
         services.register_service(API_KEYS, self.api_keys)
         self.api_keys.uses.start()
+        count = SessionCount(self._repository)
+        self._census = Census(database, "sessions", config["METRICS_SECONDS"], count.count, count.show)
+        self._census.start()
         return True
 
     @log_function
@@ -84,6 +89,8 @@ class ConnectionAPI(BaseModule):
         return self._routes
 
     def dispose(self) -> None:
+        if hasattr(self, "_census"):
+            self._census.stop()
         if hasattr(self, "api_keys"):
             self.api_keys.uses.stop()
 

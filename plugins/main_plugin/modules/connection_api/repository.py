@@ -123,6 +123,20 @@ class ConnectionRepository:
         query = {"user_id": user_id, "_id": {"$ne": keep}, **_alive(now)}
         return [row["_id"] for row in self._database.find_many(_SESSIONS, query, limit=_SESSIONS_AT_ONCE, projection=("_id",))]
 
+    def count_sessions(self, now: datetime) -> int:
+        """How many live."""
+        return self._database.on_collection(_SESSIONS, lambda sessions: sessions.count_documents(_alive(now)))
+
+    def count_users_since(self, since: datetime) -> int:
+        """How many users opened or refreshed a session since then."""
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {"last_used_at": {"$gte": since}}},
+            {"$group": {"_id": "$user_id"}},
+            {"$count": "users"},
+        ]
+        found = self._database.on_collection(_SESSIONS, lambda sessions: list(sessions.aggregate(pipeline)))
+        return int(found[0]["users"]) if found else 0
+
     def owns_session(self, user_id: str, session_id: str) -> bool:
         """Whether the session, living or ended, is that user's."""
         return self._database.find_one(_SESSIONS, {"_id": session_id, "user_id": user_id}, projection=("_id",)) is not None
