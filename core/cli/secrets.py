@@ -39,6 +39,7 @@ _BY_HAND = {
     " and write the same into the file.",
     "tls_certificate": "write the new chain and key into the file, in place (`cat new.pem > tls_certificate`), and have HAProxy read it:"
     " `docker compose kill -s USR2 haproxy`. No connection is lost.",
+    "metrics_token": "write the new one into the file, and restart the copies of the application and Prometheus.",
     "smtp_password": "write the new one into the file and restart Alertmanager.",
     "slack_webhook_url": "write the new one into the file and restart Alertmanager.",
     "vault_role_id": "make it in Vault, and write it into the file: workers use it when they next have to log in.",
@@ -120,11 +121,11 @@ def rotate(context: click.Context, name: str, finish: bool) -> None:
     """
     with _failures_in_one_line():
         config = _settings()
-        if config["VAULT_ADDR"] and name in _app_names(config):
-            raise click.ClickException(f"The secrets are in Vault: change {name} there.")
         folder = _folder(config)
         if name in _BY_HAND:
             raise click.ClickException(f"{name} is replaced by hand: {_BY_HAND[name]}")
+        if config["VAULT_ADDR"]:
+            raise click.ClickException(f"The secrets are in Vault: change {name} there.")
         if name in _RINGS:
             context.invoke(new, ring=_RINGS[name], write=True)
         elif name == "redis_encryption_key":
