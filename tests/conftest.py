@@ -32,6 +32,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def private_files() -> Iterator[None]:
+    """Secrets that everyone on the machine may read are refused: what tests write is for their own user."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def stretched_once() -> Iterator[None]:
     """The same secrets are stretched again for every set of managers, a fifth of a second each: here once a run."""
     with pytest.MonkeyPatch.context() as patch:

@@ -12,13 +12,14 @@ from core.cli.hooks import hooks
 from core.cli.keys import keys
 from core.cli.ledger import ledger
 from core.cli.migrations import migrations
+from core.cli.secrets import secrets
 from core.cli.settings import settings
 from core.managers.base import BootError
 from core.plugin_sources import find_plugins
 from utils.config.config import ConfigError, load_plain
 
 # Each starts what it needs itself (`booted`), so that help, and checks of a broken deployment, work while servers are down.
-COMMANDS: tuple[click.Command, ...] = (audit, hooks, keys, ledger, migrations, settings)
+COMMANDS: tuple[click.Command, ...] = (audit, hooks, keys, ledger, migrations, secrets, settings)
 
 
 def called_by_flask() -> bool:

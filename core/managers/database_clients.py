@@ -19,6 +19,7 @@ from core.managers.base import BootError
 from core.managers.database_monitor import CommandMonitor, PoolMonitor, PrimaryMonitor
 from tools.logger.custom_logger import custom_log
 from utils.backoff import backoff
+from utils.certificates import is_about_trust, refuse_unusable_pem
 from utils.collections import plugin_database
 
 CREDENTIALS = {
@@ -109,12 +110,18 @@ class RoleClient:
     def _why_away(self) -> str:
         # The driver drops servers that are no members of the set that the address names.
         known = self.client.topology_description.server_descriptions()
+        if any(is_about_trust(server.error) for server in known.values()):
+            return "its certificate is not trusted (MONGODB_CA_FILE)"
         return "not reachable" if known else "no member of the replica set answers there"
 
     def _connect(self) -> MongoClient[Document]:
         config = self._config
         user, password = CREDENTIALS[self.role]
         timeout_ms = int(config["MONGODB_TIMEOUT"] * 1000)
+        try:
+            refuse_unusable_pem(config, "MONGODB")
+        except ValueError as error:
+            raise BootError(str(error)) from error
         try:
             return MongoClient(
                 config["MONGODB_URI"],
@@ -131,6 +138,7 @@ class RoleClient:
                 timeoutMS=int(config["REQUEST_TIMEOUT"] * 1000),
                 maxPoolSize=config["MONGODB_POOL_SIZE"] if self.role == READ_WRITE else _SMALL_POOL,
                 event_listeners=self._listeners(),
+                **tls_options(config),
             )
         except (ConfigurationError, InvalidURI, ValueError) as error:
             raise BootError("MONGODB_URI cannot be used: it must be a mongodb:// address without credentials") from error
@@ -155,6 +163,13 @@ class RoleClient:
             raise BootError(f"mongodb at {self._place}: not a replica set, so it has no transactions")
         if hello.get("arbiters"):
             raise BootError(f"mongodb at {self._place}: has an arbiter, with which acknowledged writes can be lost")
+
+
+def tls_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Certificate and name of the server are always checked, unless MONGODB_URI says otherwise."""
+    files = {"tlsCAFile": config["MONGODB_CA_FILE"], "tlsCertificateKeyFile": config["MONGODB_CERTIFICATE_FILE"]}
+    given = {option: file for option, file in files.items() if file}
+    return {"tls": True, **given} if given else {}
 
 
 def _unwritten(server: ServerDescription) -> float:

@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from utils.certificates import refuse_unusable_pem
 from utils.green import native_poll
 
 
@@ -43,6 +44,7 @@ class _TlsConnection(_QuickCheck, redis.SSLConnection):
 def connection_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options for any client of our Redis. No retries: the driver's are not idempotent."""
     return {
+        **_tls_options(config),
         "password": config["REDIS_PASSWORD"],
         "socket_timeout": config["REDIS_TIMEOUT"],
         "socket_connect_timeout": config["REDIS_TIMEOUT"],
@@ -61,10 +63,35 @@ def connection_pool(config: Mapping[str, Any]) -> redis.BlockingConnectionPool:
 
     Raises ValueError when REDIS_URL is no address.
     """
-    url = config["REDIS_URL"]
-    kind = _TlsConnection if url.startswith("rediss://") else _Connection
+    kind = _TlsConnection if _over_tls(config) else _Connection
     options = connection_options(config)
-    return redis.BlockingConnectionPool.from_url(url, connection_class=kind, timeout=config["REDIS_TIMEOUT"], **options)
+    return redis.BlockingConnectionPool.from_url(config["REDIS_URL"], connection_class=kind, timeout=config["REDIS_TIMEOUT"], **options)
+
+
+def refuse_bad_certificates(config: Mapping[str, Any]) -> None:
+    """Raises ValueError that names the setting whose file cannot be used, or is not used for want of TLS."""
+    for key in ("REDIS_CA_FILE", "REDIS_CERTIFICATE_FILE"):
+        if config[key] and not _over_tls(config):
+            raise ValueError(f"{key} is only of use with a REDIS_URL that begins with rediss://")
+    refuse_unusable_pem(config, "REDIS")
+
+
+def _over_tls(config: Mapping[str, Any]) -> bool:
+    return bool(config["REDIS_URL"].startswith("rediss://"))
+
+
+def _tls_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Certificate and name of the server are always checked."""
+    if not _over_tls(config):
+        return {}
+    own = config["REDIS_CERTIFICATE_FILE"] or None
+    return {
+        "ssl_cert_reqs": "required",
+        "ssl_check_hostname": True,
+        "ssl_ca_certs": config["REDIS_CA_FILE"] or None,
+        "ssl_certfile": own,
+        "ssl_keyfile": own,
+    }
 
 
 def connections_in_use(pool: redis.BlockingConnectionPool) -> int:

@@ -20,12 +20,13 @@ from core import metrics
 from core.managers import redis_scripts as scripts
 from core.managers.base import BootError, Manager
 from core.managers.redis_cache import Cache
-from core.managers.redis_connections import connection_options, connection_pool, connections_in_use
+from core.managers.redis_connections import connection_options, connection_pool, connections_in_use, refuse_bad_certificates
 from core.managers.redis_namespace import Namespace
 from core.managers.redis_sealing import Sealer, Unreadable
 from tools.error_handling.errors import Unavailable
 from tools.logger.custom_logger import custom_log
 from utils.breaker import CircuitBreaker
+from utils.certificates import is_about_trust
 from utils.green import run_native
 from utils.keys import REDIS_RING, Stretcher
 
@@ -48,6 +49,10 @@ class RedisManager(Manager):
         self._breaker = CircuitBreaker(_BREAKER_FAILURES, _BREAKER_SECONDS)
         self._away = metrics.BREAKER_OPEN.labels("redis")
         self._cache = Cache(self)
+        try:
+            refuse_bad_certificates(config)
+        except ValueError as error:
+            raise BootError(str(error)) from error
         try:
             self._client = redis.Redis(connection_pool=connection_pool(config))
         except ValueError as error:
@@ -299,13 +304,14 @@ class RedisManager(Manager):
 
     def _refuse_unusable(self, url: str) -> None:
         """Boot only on a Redis that answers, accepts our password and never evicts (eviction would forget bans)."""
-        place = url.rsplit("@", 1)[-1].removeprefix("redis://")
+        place = url.rsplit("@", 1)[-1].removeprefix("redis://").removeprefix("rediss://")
         try:
             policy = self._client.config_get("maxmemory-policy").get("maxmemory-policy", "")
         except AuthenticationError as error:
             raise BootError(f"redis at {place}: password refused (redis_password)") from error
         except ConnectionError as error:
-            raise BootError(f"redis at {place}: not reachable") from error
+            why = "its certificate is not trusted (REDIS_CA_FILE)" if is_about_trust(error) else "not reachable"
+            raise BootError(f"redis at {place}: {why}") from error
         except RedisError as error:
             raise BootError(f"redis at {place}: {type(error).__name__}") from error
         if policy != "noeviction":

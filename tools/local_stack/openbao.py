@@ -21,11 +21,7 @@ OLDEST = (2, 0)
 ROLE = POLICY = "credit-system"
 APP_PATH = "credit-system/app"
 LIFETIMES = {"token_ttl": "1h", "token_max_ttl": "24h"}
-POLICY_TEXT = """
-path "secret/data/credit-system/*" { capabilities = ["read"] }
-# Leases that the application made are given back when it stops.
-path "sys/leases/revoke" { capabilities = ["update"] }
-"""
+POLICY_FILE = Path(__file__).parents[2] / "deploy" / "openbao" / "policy.hcl"
 
 
 class OpenBao(Server):
@@ -73,7 +69,7 @@ class OpenBao(Server):
     def set_up(self) -> None:
         client = self.client()
         client.secrets.kv.v2.create_or_update_secret(APP_PATH, secret=self._files.for_vault())
-        client.sys.create_or_update_policy(POLICY, POLICY_TEXT)
+        client.sys.create_or_update_policy(POLICY, POLICY_FILE.read_text())
         client.sys.enable_auth_method("approle")
         approle = client.auth.approle
         approle.create_or_update_approle(ROLE, token_policies=[POLICY], **LIFETIMES)

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from tools.local_stack import dev_secrets
 from tools.local_stack.dev_secrets import SecretFiles
 from tools.local_stack.members import Member, ReplicaSet
 from tools.local_stack.mongod import Mongod
@@ -18,6 +17,7 @@ from tools.local_stack.openbao import OpenBao
 from tools.local_stack.process import ServerFailed
 from tools.local_stack.redis_server import RedisServer
 from tools.local_stack.server import Server
+from utils.secret_files import APPLICATION, MONGODB, MONGODB_SERVER, REDIS, VAULT
 
 DATABASE = "credit_system"
 STOP_SECONDS = 3.0
@@ -151,10 +151,10 @@ class LocalStack:
             self._write(f"redis     yours, by REDIS_URL; its password has to be in {folder}/redis_password\n")
 
     def _create_secrets(self) -> None:
-        mongodb = {} if self._mongodb_uri else {**dev_secrets.MONGODB, **dev_secrets.MONGODB_SERVER}
-        redis = {} if self._redis_url else dev_secrets.REDIS
-        vault = dev_secrets.VAULT if self._vault else {}
-        made = self.secrets.create_missing([*mongodb, *redis, *dev_secrets.APPLICATION, *vault])
+        mongodb = {} if self._mongodb_uri else {**MONGODB, **MONGODB_SERVER}
+        redis = {} if self._redis_url else REDIS
+        vault = VAULT if self._vault else {}
+        made = self.secrets.create_missing({**mongodb, **redis, **APPLICATION, **vault})
         if made:
             self._write(f"secrets   created {len(made)} development secrets in {self.secrets.directory}\n")
 

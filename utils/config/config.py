@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 MASK = "********"
+# The bits of a file's mode that are about neither its owner nor its group.
+_OTHERS = 0o007
 
 
 class ConfigError(Exception):
@@ -146,6 +148,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("SERVICE_UPKEEP_SECONDS", float, 30.0, "Seconds after which the services' names are resolved anew.", minimum=1.0),
     # MongoDB.
     Setting("MONGODB_URI", str, "mongodb://127.0.0.1:27017/?replicaSet=rs0", "Replica set to use, without credentials."),
+    Setting("MONGODB_CA_FILE", str, "", "PEM file with who may vouch for MongoDB; turns TLS on. Empty: as MONGODB_URI says (`tls=true`)."),
+    Setting("MONGODB_CERTIFICATE_FILE", str, "", "PEM file with our own certificate and its key for MongoDB; turns TLS on."),
     Setting("MONGODB_DATABASE", str, "credit_system", "Name of the database."),
     Setting("MONGODB_POOL_SIZE", int, 32, "Connections of one worker's read-write pool.", minimum=2),
     Setting("MONGODB_TIMEOUT", float, 2.0, "Seconds to find a server or to open a connection.", minimum=0.1),
@@ -166,7 +170,9 @@ SETTINGS: tuple[Setting, ...] = (
     _secret("MONGODB_ADMIN_USER", "User that may delete and make indexes."),
     _secret("MONGODB_ADMIN_PASSWORD", "Password of that user."),
     # Redis.
-    Setting("REDIS_URL", str, "redis://127.0.0.1:6379/0", "Redis to use, without credentials."),
+    Setting("REDIS_URL", str, "redis://127.0.0.1:6379/0", "Redis to use, without credentials; rediss:// is over TLS."),
+    Setting("REDIS_CA_FILE", str, "", "PEM file with who may vouch for Redis; empty: the authorities of this machine. Needs rediss://."),
+    Setting("REDIS_CERTIFICATE_FILE", str, "", "PEM file with our own certificate and its key for Redis. Needs rediss://."),
     Setting("REDIS_TIMEOUT", float, 0.5, "Seconds one command may take.", minimum=0.05),
     Setting("REDIS_POOL_SIZE", int, 64, "Connections of one worker's pool.", minimum=2),
     _secret("REDIS_PASSWORD", "Password of Redis."),
@@ -389,11 +395,14 @@ def _read_secret(setting: Setting, secrets_dir: str) -> str | None:
         return None
     path = Path(secrets_dir) / setting.file_name
     try:
-        return path.read_text(encoding="utf-8").strip()
+        text, mode = path.read_text(encoding="utf-8").strip(), path.stat().st_mode
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"secret {setting.file_name}: cannot read {path} ({type(error).__name__})") from error
+    if mode & _OTHERS:
+        raise ConfigError(f"secret {setting.file_name}: every user of this machine may read or change {path} (chmod o= does away with it)")
+    return text
 
 
 def _refuse_bad_log_in(found: Mapping[str, Value]) -> None:
