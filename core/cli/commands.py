@@ -11,14 +11,37 @@ from core.cli.audit import audit
 from core.cli.hooks import hooks
 from core.cli.keys import keys
 from core.cli.ledger import ledger
+from core.cli.limits import bans, limits
 from core.cli.migrations import migrations
+from core.cli.routes import plugins, routes
+from core.cli.schedules import schedules
+from core.cli.sessions import sessions
 from core.cli.settings import settings
+from core.cli.users import users
+from core.cli.wallets import wallets
+from core.cli.webhooks import webhooks
 from core.managers.base import BootError
 from core.plugin_sources import find_plugins
 from utils.config.config import ConfigError, load_plain
 
 # Each starts what it needs itself (`booted`), so that help, and checks of a broken deployment, work while servers are down.
-COMMANDS: tuple[click.Command, ...] = (audit, hooks, keys, ledger, migrations, settings)
+COMMANDS: tuple[click.Command, ...] = (
+    audit,
+    bans,
+    hooks,
+    keys,
+    ledger,
+    limits,
+    migrations,
+    plugins,
+    routes,
+    schedules,
+    sessions,
+    settings,
+    users,
+    wallets,
+    webhooks,
+)
 
 
 def called_by_flask() -> bool:
