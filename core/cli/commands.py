@@ -8,6 +8,7 @@ import click
 from flask import Flask
 
 from core.cli.audit import audit
+from core.cli.backup import backup, restore_
 from core.cli.hooks import hooks
 from core.cli.keys import keys
 from core.cli.ledger import ledger
@@ -27,6 +28,7 @@ from utils.config.config import ConfigError, load_plain
 # Each starts what it needs itself (`booted`), so that help, and checks of a broken deployment, work while servers are down.
 COMMANDS: tuple[click.Command, ...] = (
     audit,
+    backup,
     bans,
     hooks,
     keys,
@@ -34,6 +36,7 @@ COMMANDS: tuple[click.Command, ...] = (
     limits,
     migrations,
     plugins,
+    restore_,
     routes,
     schedules,
     sessions,
