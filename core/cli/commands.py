@@ -9,6 +9,7 @@ from flask import Flask
 
 from core.cli.audit import audit
 from core.cli.backup import backup, restore_
+from core.cli.doctor import doctor
 from core.cli.hooks import hooks
 from core.cli.keys import keys
 from core.cli.ledger import ledger
@@ -30,6 +31,7 @@ COMMANDS: tuple[click.Command, ...] = (
     audit,
     backup,
     bans,
+    doctor,
     hooks,
     keys,
     ledger,

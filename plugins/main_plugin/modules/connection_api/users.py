@@ -110,6 +110,11 @@ class Users:
         user_id: str = user["_id"]
         return user_id
 
+    def has_password(self, named: str, password: str) -> bool:
+        """Whether `password` is the one of whom an id, a username or an e-mail address names; NotFound."""
+        user = self._repository.find_user(self.id_of(named))
+        return user is not None and self._passwords.verify(user.get("password_hash"), password)
+
     def username_of(self, user_id: str) -> str | None:
         """What the others see of a user; None when there is none."""
         user = self._repository.find_user(user_id)
