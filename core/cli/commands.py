@@ -15,7 +15,7 @@ from core.cli.keys import keys
 from core.cli.ledger import ledger
 from core.cli.limits import bans, limits
 from core.cli.migrations import migrations
-from core.cli.routes import plugins, routes
+from core.cli.routes import endpoints, plugins
 from core.cli.schedules import schedules
 from core.cli.sessions import sessions
 from core.cli.settings import settings
@@ -32,6 +32,7 @@ COMMANDS: tuple[click.Command, ...] = (
     backup,
     bans,
     doctor,
+    endpoints,
     hooks,
     keys,
     ledger,
@@ -39,7 +40,6 @@ COMMANDS: tuple[click.Command, ...] = (
     migrations,
     plugins,
     restore_,
-    routes,
     schedules,
     sessions,
     settings,
@@ -56,8 +56,13 @@ def called_by_flask() -> bool:
 
 def command_line_app() -> Flask:
     """A Flask app without routes, whose `cli` has our commands."""
-    if click.get_current_context().info_name == "run":
+    context = click.get_current_context()
+    if context.info_name == "run":
         raise click.UsageError("The server is started by `make run`, by gunicorn, or by `python app.py`.")
+    if context.info_name == "routes":
+        # Flask's own command of this name cannot be replaced, and would find none.
+        context.invoke(endpoints)
+        context.exit()
     app = Flask("credit_system", static_folder=None)
     for command in (*COMMANDS, *_of_plugins()):
         app.cli.add_command(command)

@@ -43,7 +43,7 @@ def show_(kind: str | None, identifier: str | None, as_json: bool) -> None:
         show(standing, as_json)
         return
     show_rows(standing["policies"], _STANDINGS, len(standing["policies"]), as_json)
-    show({name: standing[name] for name in ("allowed", "violations", "banned_for")}, as_json)
+    show({name: standing[name] for name in ("violations", "banned_for")}, as_json)
 
 
 @limits.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -44,11 +44,11 @@ def confirm(question: str, yes: bool) -> None:
 
 
 def show(record: Record, as_json: bool) -> None:
-    """One record: a line for each member."""
+    """One record: a line for each member; one inside of another by both names, as `grant.id`."""
     if as_json:
         click.echo(json.dumps(record))
         return
-    for name, value in record.items():
+    for name, value in _members(record):
         click.echo(f"{name}: {_text(value)}")
 
 
@@ -67,6 +67,14 @@ def show_rows(rows: Iterable[Record], columns: Sequence[str], limit: int, as_jso
 def without(names: Sequence[str], personal: bool) -> Callable[[Record], Record]:
     """Leaves members that are personal data out, unless they were asked for."""
     return lambda record: record if personal else {name: value for name, value in record.items() if name not in names}
+
+
+def _members(record: Record, within: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping) and value:
+            yield from _members(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
 
 
 def _table(rows: Sequence[Record], columns: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""`flask routes` and `flask plugins`: what the application answers, and what it is made of."""
+"""`flask endpoints` and `flask plugins`: what the application answers, and what it is made of."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from core.web.routing import Route
 
 @click.command(epilog=EXIT_CODES)
 @json_option
-def routes(as_json: bool) -> None:
-    """Show every route: who may call it, the scope that an API key needs, and the limit on top of the caller's own."""
+def endpoints(as_json: bool) -> None:
+    """Show every route: who may call it, the scope that an API key needs, and the limit on top of the caller's own.
+
+    `flask routes` shows the same, but takes no options.
+    """
     with booted() as app_manager:
         mounted = app_manager.chain.routes
     rows = sorted((_row(route) for route in mounted), key=lambda row: (row["path"], row["method"]))

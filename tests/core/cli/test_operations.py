@@ -19,8 +19,10 @@ from tests.core.cli.conftest import Run
 from tests.support.accounts import with_role
 from tests.support.app_server import AppServer
 from tests.support.client import Client, assert_problem
+from tests.support.commands import flask
 from tests.support.http_services import HttpServer
 from tests.support.polling import eventually
+from tools.local_stack import LocalStack
 from utils.clock import rfc3339, utc_now
 
 Told = Callable[..., Any]
@@ -140,12 +142,18 @@ def own_boot(started: AppManager, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("own_boot")
 def test_every_route_is_shown_with_who_may_call_it(started: AppManager, told: Told) -> None:
-    rows = told("routes")["data"]
+    rows = told("endpoints")["data"]
     assert len(rows) == len(started.chain.routes)
     assert {"method": "POST", "path": "/wallets/{id}/grants", "roles": "admin,service", "scope": "money", "limit": "money"}.items() <= next(
         row for row in rows if (row["method"], row["path"]) == ("POST", "/wallets/{id}/grants")
     ).items()
     assert next(row for row in rows if row["path"] == "/auth/login")["roles"] == "everyone, without a token"
+
+
+def test_flasks_own_command_shows_the_same(servers: LocalStack, tmp_path: Path) -> None:
+    shown = flask(servers.environ, tmp_path, "routes")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert [line.split()[:2] for line in shown.stdout.splitlines()[:2]] == [["method", "path"], ["GET", "/"]]
 
 
 @pytest.mark.usefixtures("own_boot")
