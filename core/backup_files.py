@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -151,7 +152,7 @@ def documents_of(folder: Path, part: Part) -> Iterator[bytes]:
                 if len(body) != length - _LENGTH_BYTES:
                     raise BadBackup(f"{folder / part.file}: is cut off")
                 yield head + body
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadBackup(f"{folder / part.file}: cannot be read ({type(error).__name__})") from error
 
 
