@@ -26,6 +26,12 @@ def is_address(text: str) -> bool:
     return _parsed(text) is not None
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine itself is reached there."""
+    parsed = _parsed(host)
+    return host == "localhost" or (parsed is not None and parsed.is_loopback)
+
+
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
     """Addresses and networks (`10.0.0.0/8`, `2001:db8::/32`); raises ValueError that names the one which is neither."""
     networks = []

@@ -20,6 +20,27 @@ def load_collections() -> dict[str, Any]:
     return listed
 
 
+def members_of(listed: Mapping[str, Any], group: str) -> list[str]:
+    """The collections that a grant of the list means; an empty name stands for all of the database."""
+    collections = listed["collections"]
+    if group == "database":
+        return [""]
+    if group == "mutable":
+        return [name for name, options in collections.items() if not options.get("append_only")]
+    if group == "public":
+        return [*(name for name, options in collections.items() if not options.get("private")), *listed["views"]]
+    raise ValueError(f"init-scripts/collections.json: no group named {group}")
+
+
+def granted_actions(role: str, listed: Mapping[str, Any]) -> dict[str, set[str]]:
+    """What a role of the list may do, by collection."""
+    granted: dict[str, set[str]] = {}
+    for grant in listed["roles"][role]["grants"]:
+        for name in members_of(listed, grant["on"]):
+            granted.setdefault(name, set()).update(grant["actions"])
+    return granted
+
+
 def plugin_database(database: str) -> str:
     """The database of the plugins' collections. They have their own because MongoDB grants rights by database or by full name:
 

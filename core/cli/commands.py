@@ -8,18 +8,47 @@ import click
 from flask import Flask
 
 from core.cli.audit import audit
+from core.cli.backup import backup, restore_
+from core.cli.doctor import doctor
 from core.cli.hooks import hooks
 from core.cli.keys import keys
 from core.cli.ledger import ledger
+from core.cli.limits import bans, limits
 from core.cli.migrations import migrations
+from core.cli.routes import endpoints, plugins
+from core.cli.schedules import schedules
 from core.cli.secrets import secrets
+from core.cli.sessions import sessions
 from core.cli.settings import settings
+from core.cli.users import users
+from core.cli.wallets import wallets
+from core.cli.webhooks import webhooks
 from core.managers.base import BootError
 from core.plugin_sources import find_plugins
 from utils.config.config import ConfigError, load_plain
 
 # Each starts what it needs itself (`booted`), so that help, and checks of a broken deployment, work while servers are down.
-COMMANDS: tuple[click.Command, ...] = (audit, hooks, keys, ledger, migrations, secrets, settings)
+COMMANDS: tuple[click.Command, ...] = (
+    audit,
+    backup,
+    bans,
+    doctor,
+    endpoints,
+    hooks,
+    keys,
+    ledger,
+    limits,
+    migrations,
+    plugins,
+    restore_,
+    schedules,
+    secrets,
+    sessions,
+    settings,
+    users,
+    wallets,
+    webhooks,
+)
 
 
 def called_by_flask() -> bool:
@@ -29,8 +58,13 @@ def called_by_flask() -> bool:
 
 def command_line_app() -> Flask:
     """A Flask app without routes, whose `cli` has our commands."""
-    if click.get_current_context().info_name == "run":
+    context = click.get_current_context()
+    if context.info_name == "run":
         raise click.UsageError("The server is started by `make run`, by gunicorn, or by `python app.py`.")
+    if context.info_name == "routes":
+        # Flask's own command of this name cannot be replaced, and would find none.
+        context.invoke(endpoints)
+        context.exit()
     app = Flask("credit_system", static_folder=None)
     for command in (*COMMANDS, *_of_plugins()):
         app.cli.add_command(command)

@@ -27,6 +27,7 @@ from core.managers.database_errors import raise_write_errors, translate
 from core.managers.database_fields import FieldCodec
 from core.managers.database_guard import check_bounds, check_document, check_query, check_update
 from core.migrations import runner
+from core.restore_marker import refuse_half_restored
 from tools.error_handling.errors import Unavailable
 from tools.logger.custom_logger import custom_log, log_exception, log_function
 from utils import deadline
@@ -67,6 +68,8 @@ class DatabaseManager(Manager):
         # The first one waits for all of them.
         for role, seconds in ((READ_WRITE, config["MONGODB_CONNECT_SECONDS"]), (ADMIN, 0.0), (READ_ONLY, 0.0)):
             self._roles[role].wait_until_usable(seconds)
+        with self.errors():
+            refuse_half_restored(self._roles[READ_WRITE].database)
         self._sealer = ChainSealer(self, AUDIT, delay=config["AUDIT_SEAL_DELAY"])
         self._ticker = Ticker("database", config["AUDIT_SEAL_SECONDS"], self._tick, self._tick_failed)
         self._ticker.start()

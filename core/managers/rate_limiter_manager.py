@@ -21,6 +21,8 @@ from utils.addresses import counted_as, is_in, parse_networks
 from utils.clock import utc_now
 
 _EPOCH_KEY = "ratelimit:epoch"
+# The policy of a ban that an operator has made.
+_BY_HAND = "by-hand"
 # Names that are kept: a keyed hash costs more than a look into a table, and its key stays the same while we run.
 _NAMES = 16_384
 
@@ -139,6 +141,16 @@ class RateLimiterManager(Manager):
         name, policies = self._full_name(identifier), self._policies.of_type(identifier.type)
         self._record.note_clear(name)
         self._redis.run_script(CLEAR, [], [name, *(part for p in policies for part in (p.name, p.seconds * 1000))])
+
+    def ban(self, identifier: Identifier, seconds: int) -> None:
+        """Ban `identifier` from now on, in the record and in Redis; ValueError for an address that is never banned."""
+        if self._is_allowed(identifier):
+            raise ValueError(f"{identifier.id} is in RATE_LIMIT_ALLOW")
+        name = self._full_name(identifier)
+        subject = counted_as(identifier.id) if identifier.type == IP else identifier.id
+        self._record.add(Ban(name, subject, _BY_HAND, 1, seconds, seconds))
+        self._redis.delete(f"banned:{name}")
+        self._redis.run_script(RESTORE, [], [name, 1, seconds * 1000, seconds * 1000])
 
     def unban(self, identifier: Identifier) -> None:
         """Lift the ban of `identifier`, in the record and in Redis, and forget how many it had."""

@@ -114,7 +114,11 @@ class SystemRoutes:
 
 
 def _identifier(call: Call) -> Identifier:
-    kind, value = call.params["type"], call.params["id"]
+    return checked_identifier(call.params["type"], call.params["id"])
+
+
+def checked_identifier(kind: str, value: str) -> Identifier:
+    """Whom a path or an operator names; NotFound, Unprocessable."""
     if kind not in IDENTIFIER_TYPES:
         raise NotFound(f"The type is one of {', '.join(IDENTIFIER_TYPES)}.")
     if kind == IP and not is_address(value):

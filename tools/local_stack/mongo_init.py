@@ -9,7 +9,7 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 from tools.local_stack.dev_secrets import SecretFiles
-from utils.collections import load_collections, plugin_database
+from utils.collections import load_collections, members_of, plugin_database
 
 # Error codes of MongoDB.
 USER_EXISTS = 51003
@@ -44,22 +44,10 @@ def _apply_role(database: Database[Document], role: str, listed: Document) -> No
     privileges = [
         {"resource": {"db": database.name, "collection": collection}, "actions": grant["actions"]}
         for grant in definition["grants"]
-        for collection in _members(listed, grant["on"])
+        for collection in members_of(listed, grant["on"])
     ]
     inherited = [{"role": name, "db": database.name} for name in definition["inherits"]]
     _create_or_update(database, "Role", role, ROLE_EXISTS, privileges=privileges, roles=inherited)
-
-
-def _members(listed: Document, group: str) -> list[str]:
-    """The collections that a grant means; an empty name stands for all of the database."""
-    collections = listed["collections"]
-    if group == "database":
-        return [""]
-    if group == "mutable":
-        return [name for name, options in collections.items() if not options.get("append_only")]
-    if group == "public":
-        return [*(name for name, options in collections.items() if not options.get("private")), *listed["views"]]
-    raise ValueError(f"init-scripts/collections.json: no group named {group}")
 
 
 def _create_or_update(database: Database[Document], kind: str, name: str, exists: int, **definition: Any) -> None:

@@ -101,7 +101,7 @@ class ConnectionRepository:
 
     def erase_user(self, user_id: str, at: datetime, session: ClientSession) -> None:
         """Remove what is personal; the id stays, since the ledger names it."""
-        gone = {"username": "", "email": "", "profile": "", "password_hash": "", "familiar": ""}
+        gone = {"username": "", "email": "", "profile": "", "password_hash": "", "one_time_until": "", "familiar": ""}
         update = {"$unset": gone, "$set": {"status": "deleted", "deleted_at": at}}
         self._database.update_one(_USERS, {"_id": user_id}, update, session)
 

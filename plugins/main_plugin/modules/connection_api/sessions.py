@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from core.contracts import TokenPair
     from core.managers.jwt_manager import JWTManager
 
+# What must not have changed between the check of a password and the session that it opens.
+_CHECKED = ("password_hash", "role", "status", "one_time_until")
+
 
 class Sessions:
     """A session is one log-in on one client; its refresh token is replaced at each use."""
@@ -55,18 +58,22 @@ class Sessions:
         user = self._repository.find_by_email(login) if by_email else self._repository.find_by_username(login)
         compared = compared_email(login) if by_email else compared_username(login)
         tries = self._brake.count(compared, user, call.fingerprint, call.remote_address)
-        stored = user.get("password_hash") if user is not None and user["status"] == "active" else None
+        stored = user.get("password_hash") if user is not None and user["status"] == "active" and not _is_spent(user) else None
         if not self._passwords.verify(stored, password):
             metrics.AUTH_ATTEMPTS.labels("login", "refused").inc()
             raise errors.invalid_credentials()
         assert user is not None
-        newer = {"password_hash": self._passwords.hash(password)} if self._passwords.is_outdated(user["password_hash"]) else {}
+        newer: dict[str, Any] = (
+            {"password_hash": self._passwords.hash(password)} if self._passwords.is_outdated(user["password_hash"]) else {}
+        )
+        if user.get("one_time_until") is not None:
+            newer["one_time_until"] = utc_now()
 
         def work(session: ClientSession) -> tuple[dict[str, Any], str | None]:
             # A new password, role or status may have come while this one was being checked, and ended all sessions.
             # Writing to the user makes the two transactions conflict, so that one of them sees the other.
             current = self._repository.find_user(user["_id"], session)
-            if current is None or any(current.get(name) != user[name] for name in ("password_hash", "role", "status")):
+            if current is None or any(current.get(name) != user.get(name) for name in _CHECKED):
                 raise errors.invalid_credentials()
             return self.open(call, current, session, newer)
 
@@ -169,6 +176,12 @@ class Sessions:
         before = self._pager.position(query.cursor, binding)
         found = self._repository.find_sessions(principal.user_id, utc_now(), before, query.limit + 1)
         return self._pager.page([session_view(row, principal.session_id) for row in found], query.limit, binding)
+
+
+def _is_spent(user: Mapping[str, Any]) -> bool:
+    """Whether the password is a one-time password that has opened its session, or was not used in time."""
+    until = user.get("one_time_until")
+    return until is not None and until <= utc_now()
 
 
 def _token_answer(user: dict[str, Any], pair: TokenPair) -> dict[str, Any]:

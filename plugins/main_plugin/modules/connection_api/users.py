@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from core.web.paging import Pager
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # A user comes and goes with the default wallet.
 _WRITTEN = ("users", "wallets")
+# How long a one-time password waits for its user.
+ONE_TIME_LIFE = timedelta(days=1)
 Also = Callable[[dict[str, Any], "ClientSession"], None]
 
 
@@ -96,6 +100,21 @@ class Users:
         ids = self._repository.find_active_ids([compared_username(name) for name in usernames])
         return {name: ids[compared_username(name)] for name in usernames if compared_username(name) in ids}
 
+    def id_of(self, named: str) -> str:
+        """The id of the user whom an id, a username or an e-mail address names, whatever the status; NotFound."""
+        find = self._repository.find_by_email if "@" in named else self._repository.find_by_username
+        # An id comes first: somebody may have taken one for a username.
+        user = self._repository.find_user(named) or find(named)
+        if user is None:
+            raise errors.user_not_found()
+        user_id: str = user["_id"]
+        return user_id
+
+    def has_password(self, named: str, password: str) -> bool:
+        """Whether `password` is the one of whom an id, a username or an e-mail address names; NotFound."""
+        user = self._repository.find_user(self.id_of(named))
+        return user is not None and self._passwords.verify(user.get("password_hash"), password)
+
     def username_of(self, user_id: str) -> str | None:
         """What the others see of a user; None when there is none."""
         user = self._repository.find_user(user_id)
@@ -159,8 +178,19 @@ class Users:
         if not self._passwords.verify(user.get("password_hash"), current):
             raise errors.invalid_credentials()
         self._refuse_weak(new, user["profile"]["username"], user["profile"]["email"], field="new_password")
-        self._repository.update_user(principal.user_id, {"password_hash": self._passwords.hash(new)})
+        self._repository.update_user(principal.user_id, {"password_hash": self._passwords.hash(new), "one_time_until": None})
         self._sessions.end_all(principal.user_id, keep=principal.session_id)
+
+    def reset_password(self, principal: Principal, user_id: str) -> str:
+        """A one-time password for a user, whose sessions end: it opens one session, within a day, in which a new one is to be set."""
+        user = self.get(principal, user_id)
+        if user["status"] == "deleted":
+            raise errors.user_not_found()
+        password = secrets.token_urlsafe(15)
+        fields = {"password_hash": self._passwords.hash(password), "one_time_until": utc_now() + ONE_TIME_LIFE}
+        self._repository.update_user(user_id, fields)
+        self._sessions.end_all(user_id)
+        return password
 
     def erase(self, principal: Principal, user_id: str) -> None:
         """Remove the personal data of a user, end the sessions and the API keys; the ledger keeps the bare id."""
