@@ -16,7 +16,7 @@ import psutil
 import requests
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 40
+START_SECONDS = 90
 
 
 def free_port() -> int:
