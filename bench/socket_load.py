@@ -32,7 +32,10 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True)
 class SocketSpec:
-    """`sockets` connect to `port`, join one room and hear `rate` messages a second for `seconds`; then one sends alone."""
+    """`sockets` connect to `port`, join one room and hear `rate` messages a second for `seconds`; then one sends alone.
+
+    At last more of them come, until there are `held`.
+    """
 
     port: int
     pid: int
@@ -40,11 +43,15 @@ class SocketSpec:
     sockets: int
     rate: float
     seconds: float
+    held: int
 
 
 @dataclass(frozen=True)
 class SocketResult:
-    """Connections a second, kB of the worker for each, ms until all of the room have a message, ms until an ack (p50, p99)."""
+    """Connections a second, kB of the worker for each, ms until all of the room have a message, ms until an ack (p50, p99).
+
+    `held`: how many are open together and answered; `held_ack_ms`: the p99 of an ack then.
+    """
 
     connects: float
     kilobytes: float
@@ -52,6 +59,8 @@ class SocketResult:
     fan_out_cpu_ms: float
     ack_p50_ms: float
     ack_p99_ms: float
+    held: int
+    held_ack_ms: float
     extra: dict[str, float] = field(default_factory=dict)
 
 
@@ -111,28 +120,29 @@ class Load:
 
     def run(self) -> SocketResult:
         before = self._worker.memory_info().rss
-        connects = self._connect()
+        connects = self._connect(self._spec.sockets)
         time.sleep(1)
         grown = self._worker.memory_info().rss - before
         self._join()
         fan_out, cpu, missing = self._fan_out()
         p50, p99 = self._acks()
+        held, held_ack = self._hold()
         extra = {"missing": float(missing)}
-        return SocketResult(connects, grown / 1000 / self._spec.sockets, fan_out, cpu, p50, p99, extra)
+        return SocketResult(connects, grown / 1000 / self._spec.sockets, fan_out, cpu, p50, p99, held, held_ack, extra)
 
-    def _connect(self) -> float:
-        """All sockets, some at a time; how many a second."""
+    def _connect(self, count: int) -> float:
+        """Open so many sockets, some at a time; how many a second."""
         began = time.perf_counter()
         waiting, opened = 0, 0
-        while opened < self._spec.sockets or waiting:
-            while waiting < _AT_ONCE and opened < self._spec.sockets:
+        while opened < count or waiting:
+            while waiting < _AT_ONCE and opened < count:
                 link = Link(self._spec.port, self._spec.tokens[opened % len(self._spec.tokens)])
                 self._links[link.sock.fileno()] = link
                 self._epoll.register(link.sock, select.EPOLLIN)
                 waiting, opened = waiting + 1, opened + 1
             for link in self._ready():
                 waiting -= link.enter()
-        return self._spec.sockets / (time.perf_counter() - began)
+        return count / (time.perf_counter() - began)
 
     def _join(self) -> None:
         body = json.dumps(["join_room", {"room": _ROOM}])
@@ -187,6 +197,20 @@ class Load:
         link.send('427["join_room",{"room":"alone"}]')
         _read_until(link, rb"437\[")
         time.sleep(1)
+        return self._ask(link)
+
+    def _hold(self) -> tuple[int, float]:
+        """As many more as are wanted: how many of all answer, and the p99 of an ack then, in ms."""
+        old = set(self._links)
+        self._connect(self._spec.held - len(old))
+        for fd, link in self._links.items():
+            if fd not in old:
+                link.sock.setblocking(True)
+                link.send("426" + json.dumps(["join_room", {"room": f"few-{fd % 100}"}]))
+                _read_until(link, rb'436\[\{"ok":\s?true')
+        return len(self._links), self._ask(self._links[min(old)])[1]
+
+    def _ask(self, link: Link) -> tuple[float, float]:
         times: list[float] = []
         end = time.perf_counter() + self._spec.seconds
         while (now := time.perf_counter()) < end:

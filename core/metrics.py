@@ -83,7 +83,7 @@ for _outcome in ("succeeded", "failed", "skipped", "retried"):
     SCHEDULE_RUNS.labels(_outcome)
 for _kind in ("room", "direct", "broadcast", "push", "presence"):
     SOCKET_MESSAGES.labels(_kind)
-for _reason in ("slow-reader", "too-many-events", "not-signed-in", "queue-away"):
+for _reason in ("slow-reader", "too-many-events", "not-signed-in"):
     SOCKET_DROPPED.labels(_reason)
 for _outcome in ("taken", "refused", "unusable", "unavailable", "failed"):
     SETTINGS_REFRESHES.labels(_outcome)

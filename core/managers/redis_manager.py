@@ -36,7 +36,7 @@ _SCAN_BATCH = 500
 
 
 class RedisManager(Manager):
-    """Values, sessions, tokens, rooms, a cache and scripts. Every failure of Redis surfaces as Unavailable, within the time-out."""
+    """Values, sessions, tokens, messages, a cache and scripts. Every failure of Redis surfaces as Unavailable, within the time-out."""
 
     name = "redis"
     critical = False
@@ -171,32 +171,6 @@ class RedisManager(Manager):
     def revoke_tokens(self, keys: Sequence[str], ttl: int) -> None:
         """Remember for `ttl` seconds that these tokens are revoked, in one round trip."""
         self.run_script(scripts.REVOKE_TOKENS, keys, [ttl])
-
-    # Sets of members with a lease, for rooms and for the sockets of a session
-
-    def add_member(self, key: str, member: str, lease_seconds: int) -> None:
-        """Put `member` into the set `key` until its lease ends (scored by the server's clock)."""
-        self.run_script(scripts.ADD_MEMBER, [key], [member, lease_seconds])
-
-    def join(self, key: str, member: str, limit: int, lease_seconds: int) -> int | None:
-        """Put `member` into the set `key` if it has fewer than `limit` others: the size then, or None when it is full."""
-        size: int = self.run_script(scripts.JOIN, [key], [member, limit, lease_seconds])
-        return None if size < 0 else size
-
-    def renew_members(self, leases: Sequence[tuple[str, str]], lease_seconds: int) -> None:
-        """Prolong the leases of all `(key, member)` in one round trip."""
-        self.run_script(scripts.RENEW, [key for key, _ in leases], [lease_seconds, *(member for _, member in leases)])
-
-    def remove_member(self, key: str, member: str) -> None:
-        self.remove_from_all([key], member)
-
-    def remove_from_all(self, keys: Sequence[str], member: str) -> None:
-        """Take `member` out of all the sets `keys`, in one round trip."""
-        self.run_script(scripts.REMOVE_MEMBER, keys, [member])
-
-    def members(self, *keys: str) -> list[str]:
-        """The members of all the sets `keys` whose lease has not ended, in one round trip."""
-        return [member.decode() for member in self.run_script(scripts.MEMBERS, keys, [])] if keys else []
 
     # Messages
 

@@ -1,49 +1,5 @@
 """RedisManager's Lua: each is one atomic step in Redis, by the server's clock."""
 
-# Sets of members with a lease, scored by the second in which it ends.
-
-ADD_MEMBER = """
-local now = tonumber(redis.call('TIME')[1])
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if redis.call('TTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
-"""
-
-# Check and join in one step, so that two who race for the last place cannot both get it. ARGV: member, limit, lease.
-# Answer: the size, or -1 when it is full.
-JOIN = """
-local now = tonumber(redis.call('TIME')[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local size = redis.call('ZCARD', KEYS[1])
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
-  if size >= tonumber(ARGV[2]) then return -1 end
-  size = size + 1
-end
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[1])
-if redis.call('TTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
-return size
-"""
-
-# ARGV: lease, then one member for each key.
-RENEW = """
-local now = tonumber(redis.call('TIME')[1])
-for i, key in ipairs(KEYS) do
-  redis.call('ZADD', key, now + tonumber(ARGV[1]), ARGV[i + 1])
-  if redis.call('TTL', key) < tonumber(ARGV[1]) then redis.call('EXPIRE', key, ARGV[1]) end
-end
-"""
-
-REMOVE_MEMBER = "for _, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[1]) end"
-
-MEMBERS = """
-local now = tonumber(redis.call('TIME')[1])
-local found = {}
-for _, key in ipairs(KEYS) do
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. now, '+inf')) do found[#found + 1] = member end
-end
-return found
-"""
-
 # Tokens: a flag says whether one is known to live. A revocation is never overwritten by who read the record before it.
 
 SET_TOKEN = "redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1])"  # noqa: S105  a script

@@ -53,6 +53,8 @@ class SocketQueue(PubSubManager):
             "enter_room": self._handle_enter_room,
             "leave_room": self._handle_leave_room,
             "close_room": self._handle_close_room,
+            # What a worker that stops says to wake its own listener.
+            "stop": lambda message: None,
         }
         self.is_listening = False
 

@@ -60,6 +60,7 @@ class SocketRegistry:
         self._worker = worker
         self._cards: dict[str, list[Any]] = {}
         self._joins: Batcher[tuple[str, str], int] = Batcher(self._join_all, _AT_ONCE)
+        self._arrivals: Batcher[Connection, None] = Batcher(self._register_all, _AT_ONCE)
 
     # Sockets
 
@@ -68,6 +69,14 @@ class SocketRegistry:
         for chunk in _chunks(connections):
             entries = ((c.sid, self._card(c), self._user(c.principal.user_id)) for c in chunk)
             self._redis.run_script(scripts.REGISTER, [], [self._worker, *(value for entry in entries for value in entry)])
+
+    def arrive(self, connection: Connection) -> None:
+        """Enter one socket; those who come at the same time do it together."""
+        self._arrivals.call(connection)
+
+    def _register_all(self, connections: list[Connection]) -> list[None]:
+        self.register(connections)
+        return [None] * len(connections)
 
     def forget(self, connections: Iterable[Connection]) -> None:
         """Take sockets of this worker out, and out of all their rooms."""

@@ -241,7 +241,7 @@ class WebSocketManager(Manager):
             self._count_address(address)
             raise
         connection.username = self._username_of(principal.user_id)
-        self._registry.register([connection])
+        self._registry.arrive(connection)
         if connection.ended is not None:
             raise Unauthenticated("The session has ended.", code=connection.ended)
         for room in (EVERYBODY, f"{USER_ROOM}{principal.user_id}"):

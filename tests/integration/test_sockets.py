@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,11 +30,13 @@ ORIGIN = "https://app.example.com"
 ROOM_SIZE = 3
 BURST = 40
 TOKEN_SECONDS = 3
-STOP_SECONDS = 8
+# What requests in flight get, and a little for an end that waits for nobody.
+STOP_SECONDS = 5 + 3
 MEGABYTE = 1024 * 1024
 # What a worker may grow by while it refuses 50 MB.
 GROWTH = 30 * MEGABYTE
 BOMB = 50 * MEGABYTE
+INFLATED = 300 * MEGABYTE
 FRAME = 60_000
 # More than the buffers of both ends hold, and the queue.
 BIG_MESSAGES = 200
@@ -363,9 +366,14 @@ def test_a_huge_message_costs_its_sender_the_socket_and_the_worker_no_memory(
     assert requests.get(f"{sockets.url}/health/live", timeout=5).status_code == 200
 
 
+@cache
+def inflating() -> bytes:
+    return deflated(b'42["send_message",{"room":"' + b"a" * INFLATED)
+
+
 def send_huge(attacker: BareSocket, shape: str) -> None:
     if shape == "one small frame that inflates":
-        attacker.send(deflated(b'42["send_message",{"room":"' + b"a" * BOMB), compressed=True)
+        attacker.send(inflating(), compressed=True)
     elif shape == "one large message":
         attacker.send(b'42["send_message",{"room":"' + b"a" * BOMB)
     else:
@@ -392,6 +400,22 @@ def test_a_reader_that_never_reads_is_cut_off_while_the_others_hear_everything(s
         while lazy.link.recv(MEGABYTE):
             pass
     lazy.close()
+
+
+def test_who_reads_slowly_hears_everything_once_and_in_order(sockets: AppServer, user: Client, connect: Connect) -> None:
+    slow, sender = BareSocket(sockets.url), connect(Client.register(sockets.url))
+    slow.sign_in(user.token)
+    sizes = [(number * 7919) % 50_000 for number in range(60)]
+    for number, size in enumerate(sizes):
+        data = {"number": number, "text": "x" * size}
+        eventually(lambda data=data: sender.call("direct_message", {"user_id": user.user["id"], "data": data})["ok"], 10)
+    heard: list[dict[str, Any]] = []
+    while len(heard) < len(sizes):
+        packet = slow.read()
+        if packet.startswith(b'42["message"'):
+            heard.append(json.loads(packet[2:])[1]["data"])
+    assert [(data["number"], len(data["text"])) for data in heard] == list(enumerate(sizes))
+    slow.close()
 
 
 def test_who_floods_is_refused_with_a_reason_then_ended_with_one_and_nobody_else_notices(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,9 +22,9 @@ from tools.local_stack.dev_secrets import SecretFiles
 from tools.local_stack.redis_server import RedisServer
 
 SOCKETS = 500
-# As promised, on a machine with nothing else to do; here it has.
 PRESENCE_SECONDS = 15
-STOP_SECONDS = 8
+# What requests in flight get, and a little for an end that waits for nobody.
+STOP_SECONDS = 5 + 3
 RECOVERY_SECONDS = 15
 # Of a worker, in bytes.
 GROWTH = 25_000_000
@@ -77,9 +76,7 @@ def test_who_was_at_a_killed_worker_is_gone_for_the_others_soon_and_nothing_stay
     witness.expect("presence", lambda data: data["size"] == 2)
     witness.events.clear()
     os.kill(worker_of(app, lost), signal.SIGKILL)
-    began = time.monotonic()
     witness.expect("presence", lambda data: data["size"] == 1, PRESENCE_SECONDS)
-    assert time.monotonic() - began < PRESENCE_SECONDS
     assert witness.call("presence", {"room": room})["size"] == 1
     witness.close()
     eventually_nothing_left_in(redis)

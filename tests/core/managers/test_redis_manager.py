@@ -140,65 +140,6 @@ def test_names_are_keyed_hashes(redis: RedisManager) -> None:
     assert "203" not in name
 
 
-# Members with a lease
-
-
-def test_members_are_there_until_they_leave(redis: RedisManager, key: str) -> None:
-    for member in ("one", "two", "two"):
-        redis.add_member(key, member, 30)
-    assert sorted(redis.members(key)) == ["one", "two"]
-    redis.remove_member(key, "one")
-    redis.remove_member(key, "never joined")
-    assert redis.members(key) == ["two"]
-
-
-def test_a_lease_that_is_not_renewed_ends(redis: RedisManager, key: str) -> None:
-    redis.add_member(key, "short", 1)
-    redis.add_member(key, "long", 30)
-    eventually(lambda: redis.members(key) == ["long"], 5)
-    assert redis._client.zcard(key) == 2, "until someone joins, it is only not shown"
-    redis.add_member(key, "third", 30)
-    assert redis._client.zcard(key) == 2
-
-
-def test_a_short_lease_does_not_end_the_leases_of_the_others(redis: RedisManager, key: str) -> None:
-    redis.add_member(key, "long", 30)
-    redis.add_member(key, "short", 1)
-    time.sleep(1.2)
-    assert redis.members(key) == ["long"]
-
-
-def test_a_set_without_renewals_disappears(redis: RedisManager, key: str) -> None:
-    redis.add_member(key, "one", 30)
-    assert 0 < redis._client.ttl(key) <= 30
-
-
-def test_the_last_place_is_given_once_and_a_member_may_join_again(redis: RedisManager, key: str) -> None:
-    sizes = at_once(10, lambda number: redis.join(key, f"m{number}", 3, 30))
-    assert sorted(size for size in sizes if size is not None) == [1, 2, 3]
-    assert redis.join(key, redis.members(key)[0], 3, 30) == 3
-    assert redis.join(key, "late", 3, 30) is None
-    redis.remove_member(key, redis.members(key)[0])
-    assert redis.join(key, "late", 3, 30) == 3
-
-
-def test_a_place_whose_lease_ended_is_free(redis: RedisManager, key: str) -> None:
-    assert redis.join(key, "gone", 1, 1) == 1
-    eventually(lambda: redis.join(key, "next", 1, 30) == 1, 5)
-
-
-def test_many_leases_are_renewed_together(redis: RedisManager, key: str) -> None:
-    other = f"{key}-other"
-    for name in (key, other):
-        redis.add_member(name, "m", 1)
-    redis.renew_members([(key, "m"), (other, "m")], 60)
-    assert min(redis._client.ttl(key), redis._client.ttl(other)) > 50
-    assert redis._client.zscore(other, "m") - time.time() > 50
-    assert redis.members(key, other) == ["m", "m"]
-    redis.remove_from_all([key, other], "m")
-    assert redis.members(key, other) == redis.members() == []
-
-
 # Tokens
 
 
@@ -267,7 +208,6 @@ def test_a_dump_of_redis_shows_no_value_and_nobody(app_manager_factory: Factory,
     plugin.set("x", secret)
     plugin.cached("canary", lambda: secret, 60, ["canary"])
     redis.set_token(f"session:{redis.pseudonym('canary')}", 60)
-    redis.join(f"room:{redis.pseudonym('canary')}", redis.pseudonym("canary"), 10, 60)
     with own_redis.client() as client:
         dump = b"\n".join(part for name in client.scan_iter() for part in (name, *everything(client, name)))
     assert dump.count(b"gAAAA") == 5
@@ -390,7 +330,7 @@ def breaker_metric() -> float | None:
 
 
 def test_a_wrong_command_does_not_make_redis_seem_away(redis: RedisManager, key: str) -> None:
-    redis.add_member(key, "member", 30)
+    redis._client.rpush(key, "no value of ours")
     for _ in range(5):
         with pytest.raises(Unavailable):
             redis.get(key)
@@ -403,12 +343,12 @@ def test_a_redis_that_comes_back_empty_works_at_once_with_every_pooled_connectio
     app_manager_factory: Factory, own_redis: RedisServer
 ) -> None:
     redis = app_manager_factory("redis", REDIS_URL=own_redis.url, REDIS_TIMEOUT=TIMEOUT).redis_manager
-    at_once(8, lambda number: redis.add_member("set", str(number), 30))
+    at_once(8, lambda number: redis.set_token(f"token:{number}", 30))
     own_redis.kill()
     shutil.rmtree(own_redis.home)
     own_redis.start()
-    at_once(8, lambda number: redis.add_member("set", str(number), 30))
-    assert len(redis.members("set")) == 8
+    at_once(8, lambda number: redis.set_token(f"token:{number}", 30))
+    assert [redis.get_token(f"token:{number}") for number in range(8)] == [True] * 8
 
 
 def test_health_tells_how_many_connections_are_in_use(app_manager_factory: Factory, own_redis: RedisServer) -> None:
