@@ -65,9 +65,14 @@ def test_it_verifies_exports_and_imports(environ: dict[str, str], servers: Local
 def test_a_full_disk_spoils_no_earlier_export(tmp_path: Path) -> None:
     file = tmp_path / "ledger.ndjson"
     file.write_text("of yesterday")
-    with pytest.raises(click.ClickException, match="No space left"), written_whole(file) as out:
-        out.write("half of today's")
-        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fill_the_disk() -> None:
+        with written_whole(file) as out:
+            out.write("half of today's")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(click.ClickException, match="No space left"):
+        fill_the_disk()
     assert (file.read_text(), list(tmp_path.iterdir())) == ("of yesterday", [file])
 
 
