@@ -66,13 +66,13 @@ def test_a_full_disk_spoils_no_earlier_export(tmp_path: Path) -> None:
     file = tmp_path / "ledger.ndjson"
     file.write_text("of yesterday")
 
-    def export() -> None:
+    def fill_the_disk() -> None:
         with written_whole(file) as out:
             out.write("half of today's")
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(click.ClickException, match="No space left"):
-        export()
+        fill_the_disk()
     assert (file.read_text(), list(tmp_path.iterdir())) == ("of yesterday", [file])
 
 
