@@ -41,7 +41,7 @@ class Vitals:
         database, seconds = self._app_manager.database_manager, self._app_manager.config["METRICS_SECONDS"]
         for repeated in (
             Ticker("vitals", seconds, self.measure, self._failed, first=0.0),
-            Census(database, "file-system", seconds, database.file_system, partial(_show, "mongodb")),
+            Census(database, "file-system", seconds, self._file_system, partial(_show, "mongodb")),
         ):
             repeated.start()
             self._running.callback(repeated.stop)
@@ -63,6 +63,9 @@ class Vitals:
             if folder.exists():
                 space = shutil.disk_usage(folder)
                 _show(volume, {"size": space.total, "available": space.free})
+
+    def _file_system(self) -> Figures:
+        return self._app_manager.database_manager.file_system()
 
     @staticmethod
     def _failed(error: Exception) -> None:
