@@ -16,7 +16,13 @@ for name in mongodb_user mongodb_password mongodb_analytics_user mongodb_analyti
   mongodb_admin_password redis_password redis_encryption_key encryption_key jwt_secret; do
   set -- "$@" "$name=@$files/$name"
 done
-bao kv put -mount=secret credit-system/app "$@" > /dev/null
+# A new engine is not there at once.
+tries=0
+until bao kv put -mount=secret credit-system/app "$@" > /dev/null; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 10 ] || exit 1
+  sleep 1
+done
 
 bao read -field=role_id auth/approle/role/credit-system/role-id > "$files/vault_role_id"
 bao write -force -field=secret_id auth/approle/role/credit-system/secret-id > "$files/vault_secret_id"

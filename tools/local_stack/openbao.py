@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import hvac
-from hvac.exceptions import VaultDown
+from hvac.exceptions import InvalidRequest, VaultDown
 from requests.exceptions import RequestException
 
 from tools.local_stack.dev_secrets import SecretFiles
@@ -63,7 +63,7 @@ class OpenBao(Server):
     def is_ready(self) -> bool:
         try:
             return bool(self.client().secrets.kv.v2.read_configuration())
-        except (RequestException, VaultDown):
+        except (InvalidRequest, RequestException, VaultDown):  # the first one: its engine is not there yet
             return False
 
     def set_up(self) -> None:
