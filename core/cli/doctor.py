@@ -56,6 +56,7 @@ def _look() -> Iterator[Finding]:
     looks: tuple[tuple[str, Callable[[], Iterable[Finding]]], ...] = (
         ("secrets", lambda: deployment.secrets(config)),
         ("front", lambda: deployment.front(config)),
+        ("wires", lambda: deployment.wires(config)),
         ("settings.lenient", lambda: deployment.leniency(config)),
         ("machine.account", deployment.as_root),
         ("machine.folders", lambda: machine.folders(config)),

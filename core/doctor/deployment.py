@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from core.doctor.finding import Finding, fail, ok, warn
 from utils.addresses import is_loopback
@@ -79,6 +80,23 @@ def leniency(config: Config) -> Iterator[Finding]:
             yield warn("settings.lenient", f"{key}={_shown(config[key])}: {what}", f"Leave {key} at its default.")
     if not any(is_lenient for _, is_lenient, _ in found):
         yield ok("settings.lenient", "nothing that is meant for development")
+
+
+def wires(config: Config) -> Iterator[Finding]:
+    """Whether what goes to other machines is encrypted on the way."""
+    mongodb = urlsplit(config["MONGODB_URI"])
+    says_tls = mongodb.scheme.endswith("+srv") or any(word in mongodb.query.lower() for word in ("tls=true", "ssl=true"))
+    hosts = [place.rsplit(":", 1)[0] for place in mongodb.netloc.rsplit("@", 1)[-1].split(",")]
+    yield _wire("mongodb.tls", hosts, says_tls or bool(config.get("MONGODB_CA_FILE") or config.get("MONGODB_CERTIFICATE_FILE")), "tls=true")
+    redis = urlsplit(config["REDIS_URL"])
+    yield _wire("redis.tls", [redis.hostname or ""], redis.scheme == "rediss", "rediss:// in REDIS_URL")
+
+
+def _wire(check: str, hosts: Sequence[str], has_tls: bool, how: str) -> Finding:
+    far = [host for host in hosts if host and not is_loopback(host)]
+    if far and not has_tls:
+        return warn(check, f"no TLS to {', '.join(far)}", f"Use TLS ({how}), unless that network is yours alone.")
+    return ok(check, "in use" if has_tls else "not needed on this machine")
 
 
 def vault_address(config: Config) -> Iterator[Finding]:

@@ -68,8 +68,6 @@ def _server(client: RoleClient, config: Mapping[str, Any]) -> Iterator[Finding]:
     # Changes nothing, and is only answered when a majority has what was written before on its disks.
     client.database["settings"].update_one({"_id": "doctor"}, {"$set": {"looked": True}})
     yield ok("mongodb.durable", f"a majority acknowledges journaled writes, in {(time.perf_counter() - began) * 1000:.0f} ms")
-    if "tls=true" in config["MONGODB_URI"].lower() or config.get("MONGODB_TLS_CA_FILE"):
-        yield ok("mongodb.tls", "in use")
     yield _seal_delay(client, config["AUDIT_SEAL_DELAY"])
     half = interrupted_restore(client.database)
     if half is not None:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from pymongo.database import Database
 
 from core.cli.doctor import doctor
+from core.doctor.deployment import wires
 from core.doctor.finding import FAIL, OK, WARN
 from core.doctor.mongodb import skew
 from core.restore_marker import COLLECTION as MARKER
@@ -114,6 +115,15 @@ def test_a_front_that_lets_too_much_in_is_named(look: Look) -> None:
     )
     assert not {"front.proxies", "front.hosts", "front.cors"} & set(states(found))
     assert found["vault.address"]["state"] == FAIL
+
+
+def test_wires_to_other_machines_need_tls() -> None:
+    def found(mongodb: str, redis: str) -> list[str]:
+        return [finding.state for finding in wires({"MONGODB_URI": mongodb, "REDIS_URL": redis})]
+
+    assert found("mongodb://127.0.0.1:1/?replicaSet=rs0", "redis://localhost:1/0") == [OK, OK]
+    assert found("mongodb://127.0.0.1:1,mongo-2:1/?replicaSet=rs0", "redis://redis:1/0") == [WARN, WARN]
+    assert found("mongodb://mongo-1:1,mongo-2:1/?replicaSet=rs0&tls=true", "rediss://redis:1/0") == [OK, OK]
 
 
 def test_a_machine_that_is_too_small_is_named(look: Look, tmp_path: Path) -> None:
