@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import socketio
 
 from tests.support.app_server import AppServer
@@ -30,11 +31,11 @@ AWAY_SECONDS = 30
 # Of the attacker, in the middle of which the others are measured.
 EVENTS_PER_SECOND = 10_000
 MEASURED_SECONDS = 10
-# Of the others' p99: a machine whose cores the attacker's own process uses, too, answers later for that alone.
+# Of the others' p99: the attacker and they share this process and the machine, which costs the most of it.
 P99_RATIO = 3.0
 GROWTH = 30_000_000
 LISTENERS = 12
-# An event of a room that is said when a socket is about to go may be lost with it.
+# What is said in a room while a socket comes or goes it may not hear.
 MARGIN_SECONDS = 2.0
 
 
@@ -132,11 +133,15 @@ def test_thirty_seconds_without_redis_cost_no_socket(app: AppServer, redis: Redi
         end = time.monotonic() + AWAY_SECONDS
         while time.monotonic() < end:
             codes = {near.call(event, {"room": room})["error"]["code"] for event in ("presence", "join_room")}
-            assert codes <= {"unavailable", "rate-limited"}
+            assert codes <= {"unavailable"}
+            # Below the budget of a socket.
+            threading.Event().wait(0.2)
     finally:
         redis.resume()
     assert (near.io.connected, far.io.connected) == (True, True)
     eventually(app.is_ready, 15)
+    # Until then a worker may still miss what another says; its clients are told to resync.
+    eventually(lambda: "credit_socket_queue_up 1.0" in requests.get(f"{app.url}/metrics", timeout=5).text, 15)
     eventually(lambda: near.call("send_message", {"room": room, "data": "heard"})["ok"], 15)
     far.expect("message", lambda data: data["data"] == "heard")
     eventually(lambda: far.call("presence", {"room": room}).get("size") == 2, 15)
@@ -184,7 +189,10 @@ class Listener:
         self.seq = max([self.seq, *(row["seq"] for row in rows)])
 
     def should_have(self, at: float) -> bool:
-        return any(since < at and at < until - MARGIN_SECONDS for since, until in self.stays)
+        return any(since + MARGIN_SECONDS < at < until - MARGIN_SECONDS for since, until in self.stays)
+
+    def missing(self, said: dict[int, float]) -> set[int]:
+        return {number for number, at in said.items() if self.should_have(at) and number not in self.heard}
 
 
 def test_a_rolling_restart_of_four_workers_loses_nothing_that_was_acknowledged(app: AppServer, secrets_dir: Path) -> None:
@@ -227,7 +235,6 @@ def test_a_rolling_restart_of_four_workers_loses_nothing_that_was_acknowledged(a
     eventually(lambda: [listener.seq for listener in listeners] == [newest] * LISTENERS, 20)
     assert len(said) > 20
     for listener in listeners:
-        missing = {number for number, at in said.items() if listener.should_have(at) and number not in listener.heard}
-        assert missing == set()
+        eventually(lambda listener=listener: not listener.missing(said), 10)
         assert len(listener.stays) > 1, "it was restarted under nobody"
         listener.io.shutdown()
