@@ -77,6 +77,7 @@ class WebSocket:
         finally:
             self._transport.open.discard(self)
             self.close()
+            self._queue.let_go()
         return _taken_over(environ)
 
     def wait(self) -> str | bytes | None:
@@ -229,6 +230,10 @@ class _Bounded:
         self._limit = limit
         self._bytes = 0
         self._overflowed = False
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Know no connection (any more): what knows each other only goes away when the collector comes."""
         self.cut: Callable[[], None] = lambda: None
         self.write: Callable[[Any], Any] = lambda packet: packet
 
