@@ -12,7 +12,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from tests.support.app_server import AppServer
+from tests.support.app_server import ACCESS_SECONDS, AppServer
 from tests.support.client import Client
 from tests.support.ledger import assert_sound
 from tools.local_stack import LocalStack
@@ -63,7 +63,7 @@ def secrets_dir(servers: LocalStack) -> Path:
 @pytest.fixture(scope="session")
 def server(servers: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
     """Our application with two eventlet workers. Webhooks may lead to the tests themselves; tokens outlive the run."""
-    with AppServer(servers.environ, tmp_path_factory.mktemp("app"), WEBHOOK_PRIVATE=1, JWT_ACCESS_TTL=7200) as running:
+    with AppServer(servers.environ, tmp_path_factory.mktemp("app"), WEBHOOK_PRIVATE=1, JWT_ACCESS_TTL=ACCESS_SECONDS) as running:
         yield running
 
 

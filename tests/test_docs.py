@@ -65,7 +65,8 @@ def test_its_links_lead_to_files_and_headings_that_there_are(document: Path) -> 
 def test_its_make_targets_and_the_files_that_it_names_exist(document: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(MAKE.findall(commands_of(document))) <= targets
-    assert [name for name in SOURCE.findall(prose_of(document)) if not (ROOT / name).exists()] == []
+    made_by_us = {"bench/results.json"}
+    assert [name for name in SOURCE.findall(prose_of(document)) if name not in made_by_us and not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

@@ -21,7 +21,7 @@ from redis import Redis
 
 from core.managers.jwt_keys import make_key
 from tests.support.accounts import with_role
-from tests.support.app_server import AppServer
+from tests.support.app_server import ACCESS_SECONDS, AppServer
 from tests.support.at_once import at_once
 from tests.support.client import PASSWORD, Client, assert_problem, unique
 from tests.support.polling import eventually
@@ -60,7 +60,7 @@ def test_registration_answers_with_the_user_and_a_token_pair(anyone: Client) -> 
     assert answer.status_code == 201
     signed_in = answer.json()
     assert set(signed_in) == {"user", "access_token", "refresh_token", "token_type", "expires_in"}
-    assert (signed_in["token_type"], signed_in["expires_in"]) == ("Bearer", 900)
+    assert (signed_in["token_type"], signed_in["expires_in"]) == ("Bearer", ACCESS_SECONDS)
     user = signed_in["user"]
     assert set(user) == {"id", "username", "email", "role", "status", "created_at"}
     assert (user["username"], user["email"], user["role"], user["status"]) == (body["username"], body["email"], "user", "active")

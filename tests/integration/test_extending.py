@@ -116,7 +116,9 @@ class Reader:
     def _shell_environ(self) -> dict[str, str]:
         """Nothing is downloaded, and no file of another run is used."""
         pip = {"PIP_TARGET": str(self._site), "PIP_UPGRADE": "1", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
-        return {**os.environ, **pip, "PYTHONPATH": str(self._site), "DATA_DIR": str(self._folder)}
+        # Under a make of ours, the reader's would tell that it is inside of one.
+        inherited = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
+        return {**inherited, **pip, "PYTHONPATH": str(self._site), "DATA_DIR": str(self._folder)}
 
 
 @contextmanager

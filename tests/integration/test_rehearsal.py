@@ -105,8 +105,11 @@ def root_of(stack: Rehearsal, secrets: Path) -> MongoClient[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def url(stack: Rehearsal) -> str:
-    """The front, over TLS."""
-    return f"https://{stack.address('haproxy', 8443)}"
+    """The front, over TLS, once it has found its copies."""
+    front = f"https://{stack.address('haproxy', 8443)}"
+    named = {"Host": "credits.example.com"}
+    eventually(lambda: requests.get(f"{front}/health/ready", headers=named, timeout=10).status_code == 200, 60)
+    return front
 
 
 def test_a_transfer_over_tls_is_told_to_a_stock_client(url: str, secrets: Path) -> None:

@@ -18,6 +18,8 @@ import requests
 ROOT = Path(__file__).resolve().parents[2]
 # Long: it ends the wait for a server that is not coming, not for one on a busy machine.
 START_SECONDS = 120
+# Of the tokens of the server that all share.
+ACCESS_SECONDS = 7200
 
 
 def free_port() -> int:

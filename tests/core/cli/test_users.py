@@ -84,7 +84,9 @@ def test_role_and_status_change_at_once_and_are_audited(alice: Client, server: A
     assert actors == {f"cli:{getpass.getuser()}"}
 
 
-def test_the_last_admin_stays(run: Run, admin: Client, secrets_dir: Path) -> None:
+def test_the_last_admin_stays(run: Run, admin: Client, secrets_dir: Path, database: Audit) -> None:
+    # Those that other tests have left.
+    database["users"].update_many({"role": "admin", "_id": {"$ne": admin.user["id"]}}, {"$set": {"status": "suspended"}})
     refused = run("users", "suspend", (secrets_dir / "admin_email").read_text().strip(), "--json")
     assert (refused.exit_code, json.loads(refused.stdout)["code"]) == (1, "last-admin")
     assert refused.stderr == "Error: This is the last active admin. (last-admin)\n"

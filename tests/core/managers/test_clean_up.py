@@ -92,7 +92,7 @@ END = """
 )
 def test_nothing_is_left(mode: str, what: str, stack: LocalStack, tmp_path: Path) -> None:
     script = textwrap.dedent(PRELUDE).format(mode=mode) + textwrap.dedent(what) + textwrap.dedent(END)
-    own = {"LOG_DIR": str(tmp_path), "LOG_CONSOLE": "ERROR", "PYTHONPATH": str(ROOT)}
+    own = {"LOG_DIR": str(tmp_path), "LOG_CONSOLE": "ERROR", "RATE_LIMIT_SCALE": "1000", "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, **stack.environ, **own}, capture_output=True, text=True, timeout=60, check=False
     )
