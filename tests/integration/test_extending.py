@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.app_server import ROOT, AppServer
+from tests.support.client import unique
+from tests.support.own_database import own_database
 from tools.local_stack import LocalStack
 
 DOCUMENT = ROOT / "docs" / "extending.md"
@@ -139,7 +141,9 @@ def test_the_page_can_be_followed_word_by_word(servers: LocalStack, tmp_path: Pa
     page = blocks()
     assert sum(block.starts_the_server for block in page) == 2
     assert sum(block.kind == "text" for block in page) == 4
-    with reader(servers.environ, tmp_path) as one:
+    # The page's people may not be there already.
+    name = unique("extending")
+    with own_database(servers, name), reader({**servers.environ, "MONGODB_DATABASE": name}, tmp_path) as one:
         for block in page:
             one.follow(block)
     assert not (tmp_path / "guestbook").exists()
