@@ -98,7 +98,7 @@ def over_tls(certificates: Certificates, tmp_path_factory: pytest.TempPathFactor
         mongod.stop()
 
 
-@pytest.mark.parametrize("mode", ["eventlet", "gevent"])
+@pytest.mark.parametrize("mode", ["eventlet", pytest.param("gevent", marks=pytest.mark.soak)])
 def test_credits_are_moved_over_tls(over_tls: Settings, tmp_path: Path, mode: str) -> None:
     with AppServer(over_tls, tmp_path, WORKERS=1, ASYNC_MODE=mode) as server:
         admin = Client.admin(server.url, Path(over_tls["SECRETS_DIR"]))

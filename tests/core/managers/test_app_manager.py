@@ -15,6 +15,7 @@ from flask import Flask, render_template
 from core.managers import app_manager as app_manager_module
 from core.managers.app_manager import BOOT_ORDER, AppManager
 from core.managers.base import BootError, Manager
+from core.vitals import Vitals
 from tests.core.conftest import Factory
 from tests.support.in_process import booted
 from tests.support.logs import kept_logging
@@ -62,6 +63,12 @@ class Fake(Manager):
 
 def fake(name: str, **traits: Any) -> type[Fake]:
     return type(name, (Fake,), {"name": name, **traits})
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The managers of these tests are no real ones: nobody measures them in the background."""
+    monkeypatch.setattr(Vitals, "start", lambda self: None)
 
 
 @pytest.fixture
